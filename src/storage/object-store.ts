@@ -1,0 +1,104 @@
+/**
+ * What we need from a store of objects: the interface, and the promises every implementation keeps.
+ *
+ * test/contract/object-store.contract.ts runs the promises against S3, the local directory and the in-memory store.
+ * Keys are relative to the prefix the store was opened with and never begin with "/".
+ */
+
+export type ObjectKey = string;
+
+/** Small texts kept beside an object: lower-case keys, ASCII values. */
+export type ObjectMetadata = Readonly<Record<string, string>>;
+
+export interface ObjectEntry {
+  readonly key: ObjectKey;
+  readonly sizeBytes: number;
+  readonly lastModified: Date;
+}
+
+export interface StoredObject {
+  readonly body: Uint8Array;
+  readonly metadata: ObjectMetadata;
+}
+
+/** A multipart upload (or a temporary file) that was begun and neither completed nor aborted. */
+export interface UnfinishedUpload {
+  readonly key: ObjectKey;
+  readonly uploadId: string;
+  readonly initiated: Date;
+}
+
+/**
+ * A large object being written. Nothing is visible under its key before complete(). Disposing it without complete()
+ * aborts it; an abort that fails is reported as a warning, because it happens on the way out of another failure.
+ */
+export interface ObjectUpload extends AsyncDisposable {
+  /**
+   * Appends bytes, in order. Resolves when more may be given, so that the store's bound on memory holds. The caller
+   * must not change the bytes afterwards.
+   */
+  write(bytes: Uint8Array): Promise<void>;
+
+  /** Makes the object visible unless the key is taken; the same atomic condition as putIfAbsent(). */
+  complete(): Promise<"created" | "exists">;
+}
+
+export interface ObjectStore extends AsyncDisposable {
+  /** Where the repository is, for messages: "s3://bucket/prefix" or "file:///directory". Never holds a secret. */
+  readonly location: string;
+
+  /** The full name of an object, for messages. */
+  urlOf(key: ObjectKey): string;
+
+  /**
+   * Creates the object unless the key is taken. One atomic request (If-None-Match: *), so two writers cannot both
+   * get "created". Durable when it returns.
+   *
+   * @throws StorageError  the request did not complete; the object may exist or not
+   * @throws AccessError   the store refused it
+   */
+  putIfAbsent(key: ObjectKey, body: Uint8Array, metadata?: ObjectMetadata): Promise<"created" | "exists">;
+
+  /** Creates or overwrites. Only for objects that describe a backup and may change (metadata.json), never for content. */
+  replace(key: ObjectKey, body: Uint8Array, metadata?: ObjectMetadata): Promise<void>;
+
+  /**
+   * Reads a whole object into memory.
+   *
+   * @param maxBytes  an object larger than this is refused with IntegrityError before it is read: memory stays bounded
+   *                  even when the archive is hostile
+   * @throws NotFoundError  the store proved that the key is not there; never thrown for a timeout, a 403 or a missing bucket
+   * @throws AccessError    the store refused it; without ListBucket S3 answers so for a missing key too
+   * @throws StorageError   anything else that outlived the retries
+   */
+  get(key: ObjectKey, maxBytes: number): Promise<StoredObject>;
+
+  /** Reads an object as a stream, resuming by range at the byte where a connection broke. @throws as get(), also while reading */
+  stream(key: ObjectKey): AsyncIterable<Uint8Array>;
+
+  /** Size, date and metadata without the content. @throws as get() */
+  head(key: ObjectKey): Promise<ObjectEntry & { readonly metadata: ObjectMetadata }>;
+
+  /** Begins a large object. Several may be written at once. */
+  upload(key: ObjectKey, metadata?: ObjectMetadata): ObjectUpload;
+
+  /** Every object whose key begins with `prefix`, in ascending order of the key's bytes. Empty when there is none. */
+  list(prefix: string): AsyncIterable<ObjectEntry>;
+
+  /**
+   * One level below `prefix`, which ends with "/" (or is empty): its objects, and the "folders" (common prefixes, ending in "/").
+   */
+  listLevel(prefix: string): Promise<{ readonly objects: readonly ObjectEntry[]; readonly folders: readonly string[] }>;
+
+  /**
+   * Deletes objects; keys that are already gone count as deleted.
+   *
+   * @throws StorageError  some are still there; the message names them
+   */
+  delete(keys: readonly ObjectKey[]): Promise<void>;
+
+  /** Uploads under `prefix` that were begun and never finished. */
+  listUnfinishedUploads(prefix: string): AsyncIterable<UnfinishedUpload>;
+
+  abortUpload(upload: UnfinishedUpload): Promise<void>;
+}
