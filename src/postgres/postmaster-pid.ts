@@ -1,0 +1,58 @@
+/** postmaster.pid: whether a server runs in a data directory, and where it listens. Source: pidfile.h. */
+import { readFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
+
+export interface PostmasterPid {
+  readonly pid: number;
+  readonly dataDirectory: string;
+  /** Missing while the server starts, for it writes the lines one after the other. */
+  readonly port: number | undefined;
+  /** The first of unix_socket_directories; undefined when there is none. */
+  readonly socketDirectory: string | undefined;
+  /** The first of listen_addresses; undefined when there is none. */
+  readonly listenAddress: string | undefined;
+}
+
+/**
+ * @returns undefined when there is no such file, or nothing in it yet
+ * @throws SourceMissingError  it is there but cannot be read
+ */
+export function readPostmasterPid(dataDirectory: string): PostmasterPid | undefined {
+  const path = join(dataDirectory, "postmaster.pid");
+  try {
+    return parsePostmasterPid(readFileSync(path, "utf8"), dataDirectory);
+  } catch (cause) {
+    if (systemCodeOf(cause) === "ENOENT") return undefined;
+    throw new SourceMissingError(`could not read "${path}"`, {
+      detail: `${reasonOf(cause)}.`,
+      hint: "Run wal-b as the account that owns the data directory, usually postgres.",
+      cause,
+    });
+  }
+}
+
+/** @param dataDirectory  a relative socket directory is relative to it, for that is where the server runs */
+export function parsePostmasterPid(text: string, dataDirectory: string): PostmasterPid | undefined {
+  const [pid = "", directory = "", , port = "", socketDirectory = "", listenAddress = ""] = text.split("\n");
+  // A server in single-user mode writes its number with a minus sign.
+  const number = Math.abs(Number(pid.trim()));
+  if (!Number.isSafeInteger(number) || number === 0) return undefined;
+  return {
+    pid: number,
+    dataDirectory: directory.trim(),
+    port: Number(port.trim()) || undefined,
+    socketDirectory: socketDirectory.trim() === "" ? undefined : resolve(dataDirectory, socketDirectory.trim()),
+    listenAddress: listenAddress.trim() || undefined,
+  };
+}
+
+export function isProcessRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    // EPERM: it runs, and belongs to somebody else.
+    return systemCodeOf(error) === "EPERM";
+  }
+}
