@@ -1,0 +1,73 @@
+/** pg_service.conf: connection parameters under a name. Source: parseServiceInfo() in fe-connect.c. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { reasonOf, systemCodeOf, UsageError } from "../errors.ts";
+import { type Environment, isParameterName } from "./libpq-parameters.ts";
+
+/** Where packagers have libpq look when PGSYSCONFDIR is not set: Debian, Red Hat, own builds. */
+const SYSTEM_DIRECTORIES = ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/usr/local/pgsql/etc"];
+
+/**
+ * Looks a service up in PGSERVICEFILE (or ~/.pg_service.conf), then in the system's pg_service.conf.
+ *
+ * @throws UsageError  no file has the service, or one on the way is wrong
+ */
+export function readService(
+  name: string,
+  { env, homeDirectory }: { readonly env: Environment; readonly homeDirectory: string | undefined },
+): ReadonlyMap<string, string> {
+  const own = env["PGSERVICEFILE"] || (homeDirectory && join(homeDirectory, ".pg_service.conf"));
+  const systemDirectories = env["PGSYSCONFDIR"] ? [env["PGSYSCONFDIR"]] : SYSTEM_DIRECTORIES;
+  const paths = [...(own ? [own] : []), ...systemDirectories.map((directory) => join(directory, "pg_service.conf"))];
+
+  for (const path of paths) {
+    const text = readIfThere(path);
+    if (text === undefined && path === env["PGSERVICEFILE"]) {
+      throw new UsageError(`service file "${path}" not found`, { hint: "PGSERVICEFILE names it." });
+    }
+    const service = text === undefined ? undefined : parseServiceFile(text, name, path);
+    if (service) return service;
+  }
+  throw new UsageError(`definition of service "${name}" not found`, {
+    detail: `Looked in ${paths.join(", ")}.`,
+    hint: "PGSERVICE names it.",
+  });
+}
+
+/**
+ * @returns undefined when the file has no such section; of parameters given twice, the first one
+ * @throws UsageError  the section has a line that is not "parameter=value"
+ */
+export function parseServiceFile(text: string, name: string, path: string): ReadonlyMap<string, string> | undefined {
+  let service: Map<string, string> | undefined;
+  for (const [index, rawLine] of text.split("\n").entries()) {
+    const line = rawLine.trim();
+    if (line === "" || line.startsWith("#")) continue;
+    if (line.startsWith("[")) {
+      if (service) return service;
+      if (line === `[${name}]`) service = new Map();
+      continue;
+    }
+    if (!service) continue;
+
+    const equals = line.indexOf("=");
+    const key = line.slice(0, Math.max(equals, 0)).trimEnd();
+    if (!isParameterName(key)) {
+      // Never the line itself: it may hold a password.
+      throw new UsageError(`syntax error in service file "${path}", line ${index + 1}`, {
+        detail: equals < 0 ? 'The line has no "=".' : `There is no connection parameter "${key}".`,
+      });
+    }
+    if (!service.has(key)) service.set(key, line.slice(equals + 1).trimStart());
+  }
+  return service;
+}
+
+function readIfThere(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    if (systemCodeOf(cause) === "ENOENT" || systemCodeOf(cause) === "ENOTDIR") return undefined;
+    throw new UsageError(`could not read service file "${path}"`, { detail: `${reasonOf(cause)}.`, cause });
+  }
+}
