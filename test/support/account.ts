@@ -2,10 +2,10 @@
  * The operating system account that servers under test run as. PostgreSQL refuses to run as root, so root hands its
  * work to an unprivileged account; an ordinary user runs everything as itself.
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { chmod, chown, cp, lstat, mkdir, readdir, rename, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { basename, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { runProgram } from "./run-program.ts";
 
 export interface Account {
@@ -55,29 +55,32 @@ export function shortTemporaryDirectory(): string {
 }
 
 /**
- * Returns a path under which the account can run the program at `relativeProgram` inside `directory`: the directory
- * itself, or a copy of it when the checkout is somewhere the account may not enter (/root, a private home).
+ * Returns a path at which the account can run a program: the file or directory itself, or a copy of it when the
+ * checkout is somewhere the account may not enter (/root, a private home).
  *
- * @param name  of the copy; carries the content's version, because a copy is made once
+ * @param copyName  relative path of the copy; carries the content's version, because a copy is made once
+ * @param program  to try, relative to `original`; "." when that is the program
  */
 export async function reachableBy(
   account: RunAs,
-  directory: string,
-  { name, relativeProgram }: { readonly name: string; readonly relativeProgram: string },
+  original: string,
+  { copyName, program }: { readonly copyName: () => string | Promise<string>; readonly program: string },
 ): Promise<string> {
-  if (!account || (await canRun(account, join(directory, relativeProgram)))) return directory;
+  if (!account || (await canRun(account, join(original, program)))) return original;
 
   const shared = await sharedDirectory();
-  const copy = join(shared, name);
-  if (!(await stat(copy).catch(() => undefined))) {
+  const copy = join(shared, await copyName());
+  if (!existsSync(copy)) {
     await removeOld(shared);
-    const half = join(shared, `.${name}.${process.pid}`);
-    await cp(directory, half, { recursive: true, verbatimSymlinks: true });
+    const half = join(shared, `.half-${process.pid}-${basename(copy)}`);
+    await cp(original, half, { recursive: true, verbatimSymlinks: true });
     await openForReading(half);
+    await mkdir(dirname(copy), { recursive: true });
+    await chmod(dirname(copy), 0o755);
     await rename(half, copy).catch(async () => await rm(half, { recursive: true, force: true }));
   }
-  if (await canRun(account, join(copy, relativeProgram))) return copy;
-  throw new Error(`the account "${account.name}" can run neither "${directory}" nor its copy in "${copy}"`);
+  if (await canRun(account, join(copy, program))) return copy;
+  throw new Error(`the account "${account.name}" can run neither "${original}" nor its copy "${copy}"`);
 }
 
 async function canRun(account: RunAs, program: string): Promise<boolean> {

@@ -43,8 +43,8 @@ export async function postgresBinaries(major: number, account: RunAs): Promise<P
   const installed = join(CACHE, version);
   if (!existsSync(installed)) await install(version, installed);
 
-  const name = `postgres-${version}`;
-  const reachable = await reachableBy(account, installed, { name, relativeProgram: "bin/postgres" });
+  const copyName = () => `postgres-${version}`;
+  const reachable = await reachableBy(account, installed, { copyName, program: "bin/postgres" });
   return { major, bin: join(reachable, "bin") };
 }
 
