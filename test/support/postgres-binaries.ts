@@ -20,8 +20,13 @@ const PACKAGE_VERSIONS: Readonly<Record<number, string>> = {
   18: "18.4.0-beta.17",
 };
 
-/** Every major that wal-b supports, oldest first. */
-export const POSTGRES_MAJORS: readonly number[] = Object.keys(PACKAGE_VERSIONS).map(Number);
+/** The registry has 12 to 14 for Linux on x64 only. */
+const OLDEST_MAJOR_HERE = `${process.platform}-${process.arch}` === "linux-x64" ? 12 : 15;
+
+/** Every major that wal-b supports and this platform can test, oldest first. */
+export const POSTGRES_MAJORS: readonly number[] = Object.keys(PACKAGE_VERSIONS)
+  .map(Number)
+  .filter((major) => major >= OLDEST_MAJOR_HERE);
 
 export const NEWEST_MAJOR = Math.max(...POSTGRES_MAJORS);
 
