@@ -42,7 +42,9 @@ export async function readArchiverStatus(connection: Connection): Promise<Archiv
 
 /** A sentence for a DETAIL: what the archiver last did, and whether it fails now. */
 export function describeArchiver({ archived, failed, failedCount }: ArchiverStatus): string {
-  const last = archived ? `The server last archived ${archived.wal} at ${archived.at}.` : "The server has not archived anything yet.";
+  const last = archived
+    ? `The server last archived ${archived.wal} at ${archived.at}.`
+    : "The server has not archived anything yet.";
   if (!failed) return last;
   const failing = !archived || failed.at >= archived.at;
   return `${last} ${failing ? "Archiving fails" : "It failed before"}: ${failed.wal} at ${failed.at}, ${failedCount} failures in all.`;

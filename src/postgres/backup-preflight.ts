@@ -55,7 +55,10 @@ export async function checkDataDirectory(dataDirectory: string, server: ServerFa
     });
   }
 
-  const [ours, theirs] = await Promise.all([realpath(dataDirectory), realpath(server.dataDirectory).catch(() => undefined)]);
+  const [ours, theirs] = await Promise.all([
+    realpath(dataDirectory),
+    realpath(server.dataDirectory).catch(() => undefined),
+  ]);
   if (theirs === undefined || ours === theirs) return;
   const same = await isSameFile(ours, theirs);
   if (!same) {

@@ -75,8 +75,10 @@ function whyOf({ error, encryption }: Attempt): string {
 }
 
 function hintFor({ error, server }: Attempt, settings: LibpqSettings): string | undefined {
-  if (error instanceof NoPasswordError) return `Set PGPASSWORD or put the password into "${settings.passwordFile ?? "~/.pgpass"}".`;
-  if (error instanceof TlsRefusedError) return `Set ssl = on in postgresql.conf, or PGSSLMODE to other than "${settings.tls.mode}".`;
+  if (error instanceof NoPasswordError)
+    return `Set PGPASSWORD or put the password into "${settings.passwordFile ?? "~/.pgpass"}".`;
+  if (error instanceof TlsRefusedError)
+    return `Set ssl = on in postgresql.conf, or PGSSLMODE to other than "${settings.tls.mode}".`;
   if (isServerAnswer(error)) return hintForAnswer(error, settings);
   if (error instanceof Failure) return error.hint;
 
@@ -94,7 +96,9 @@ function hintFor({ error, server }: Attempt, settings: LibpqSettings): string | 
     case "ENETUNREACH":
       return "Check PGHOST, the network and firewalls; PGCONNECT_TIMEOUT says how many seconds to wait.";
     default:
-      return settings.tls.verify === "none" ? undefined : "Check the server's certificate, PGSSLROOTCERT and PGSSLMODE.";
+      return settings.tls.verify === "none"
+        ? undefined
+        : "Check the server's certificate, PGSSLROOTCERT and PGSSLMODE.";
   }
 }
 

@@ -8,7 +8,14 @@ import type { Socket } from "node:net";
 import type { Client } from "pg";
 import { Failure, PostgresError, reasonOf } from "../errors.ts";
 import type { Log } from "../system/log.ts";
-import { type Attempt, connectionFailure, isServerAnswer, NoPasswordError, placeOf, ServerError } from "./connection-failure.ts";
+import {
+  type Attempt,
+  connectionFailure,
+  isServerAnswer,
+  NoPasswordError,
+  placeOf,
+  ServerError,
+} from "./connection-failure.ts";
 import type { LibpqSettings, ServerAddress } from "./libpq-settings.ts";
 import { passwordFromFile } from "./password-file.ts";
 import { isSocketDirectory, openEncryptedSocket, openPlainSocket } from "./server-socket.ts";
@@ -111,7 +118,9 @@ async function connectOnce(
         ? await openEncryptedSocket(server, settings.tls, either)
         : await openPlainSocket(server, either);
     const session = await Session.open(socket, { server, settings, log, signal, opening: either });
-    log.debug(`connected to PostgreSQL ${session.majorVersion} at ${session.place} as "${session.user}", ${encryption}`);
+    log.debug(
+      `connected to PostgreSQL ${session.majorVersion} at ${session.place} as "${session.user}", ${encryption}`,
+    );
     return session;
   } finally {
     if (timer) clearTimeout(timer);
@@ -190,7 +199,10 @@ class Session implements Connection {
     return this.#lost.signal;
   }
 
-  async query<Row extends object>(sql: string, parameters: readonly (string | number | boolean)[] = []): Promise<readonly Row[]> {
+  async query<Row extends object>(
+    sql: string,
+    parameters: readonly (string | number | boolean)[] = [],
+  ): Promise<readonly Row[]> {
     const turn = this.#last.then(() => this.#run<Row>(sql, parameters));
     this.#last = turn.catch(() => undefined);
     return await turn;
@@ -207,7 +219,10 @@ class Session implements Connection {
     this.#socket.destroy();
   }
 
-  async #run<Row extends object>(sql: string, parameters: readonly (string | number | boolean)[]): Promise<readonly Row[]> {
+  async #run<Row extends object>(
+    sql: string,
+    parameters: readonly (string | number | boolean)[],
+  ): Promise<readonly Row[]> {
     if (this.#disposed) throw new PostgresError("the connection to PostgreSQL is closed");
     this.#lost.signal.throwIfAborted();
     try {
@@ -264,7 +279,11 @@ const SET_UP = `
                          ('max_parallel_workers_per_gather', '0')) AS wanted (name, setting)
             JOIN pg_catalog.pg_settings AS known ON pg_catalog.lower(known.name) = wanted.name) AS changed`;
 
-function readPassword({ host, port }: ServerAddress, { database, user, passwordFile }: LibpqSettings, log: Log): string {
+function readPassword(
+  { host, port }: ServerAddress,
+  { database, user, passwordFile }: LibpqSettings,
+  log: Log,
+): string {
   const found = passwordFile && passwordFromFile(passwordFile, { host, port, database, user }, log);
   if (!found) throw new NoPasswordError("the server asks for a password, and none was given");
   return found;

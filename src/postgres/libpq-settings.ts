@@ -115,9 +115,12 @@ function serverList(parameters: Parameters): readonly ServerAddress[] {
     const port = portNumber((ports.length > 1 ? ports[index] : ports[0])?.trim(), parameters);
     const host = hosts[index]?.trim() ?? "";
     const address = addresses[index]?.trim() ?? "";
-    if (host === "" && address === "") return DEFAULT_SOCKET_DIRECTORIES.map((path) => ({ host: path, address: path, port }));
+    if (host === "" && address === "")
+      return DEFAULT_SOCKET_DIRECTORIES.map((path) => ({ host: path, address: path, port }));
     if (host.startsWith("@")) {
-      throw new UsageError(`${parameters.host?.source} cannot be "${host}"`, { detail: "wal-b cannot use abstract sockets." });
+      throw new UsageError(`${parameters.host?.source} cannot be "${host}"`, {
+        detail: "wal-b cannot use abstract sockets.",
+      });
     }
     return [{ host: host || address, address: address || host, port }];
   });

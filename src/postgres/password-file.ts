@@ -34,7 +34,9 @@ export function findPassword(text: string, { host, port, database, user }: Passw
     if (content.startsWith("#")) continue;
     const fields = splitFields(content);
     if (fields.length < 5) continue;
-    const fits = wanted.every((values, index) => fields[index] === "*" || values.includes(unescape(fields[index] ?? "")));
+    const fits = wanted.every(
+      (values, index) => fields[index] === "*" || values.includes(unescape(fields[index] ?? "")),
+    );
     if (fits && fields[4] !== "") return unescape(fields[4] ?? "");
   }
   return undefined;

@@ -71,7 +71,9 @@ const COLUMNS = {
  */
 export async function readDataDirectory(connection: Connection): Promise<string> {
   try {
-    const [row] = await connection.query<{ directory: string }>("SELECT current_setting('data_directory') AS directory");
+    const [row] = await connection.query<{ directory: string }>(
+      "SELECT current_setting('data_directory') AS directory",
+    );
     return row?.directory ?? "";
   } catch (error) {
     if (!(error instanceof ServerError) || error.sqlState !== NOT_PERMITTED) throw error;

@@ -30,7 +30,13 @@ export const socketPath = ({ address, port }: ServerAddress) => `${address}/.s.P
 export async function openPlainSocket(server: ServerAddress, signal: AbortSignal): Promise<Socket> {
   const where: NetConnectOpts = isSocketDirectory(server.address)
     ? { path: socketPath(server) }
-    : { host: server.address, port: server.port, noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEPALIVE_AFTER_MS };
+    : {
+        host: server.address,
+        port: server.port,
+        noDelay: true,
+        keepAlive: true,
+        keepAliveInitialDelay: KEEPALIVE_AFTER_MS,
+      };
   const socket = connectSocket(where);
   await settled(socket, "connect", signal);
   return socket;
@@ -40,7 +46,11 @@ export async function openPlainSocket(server: ServerAddress, signal: AbortSignal
  * @throws TlsRefusedError  the server does not do TLS
  * @throws Error  of node:tls: the handshake failed or the certificate is not accepted
  */
-export async function openEncryptedSocket(server: ServerAddress, tls: TlsSettings, signal: AbortSignal): Promise<Socket> {
+export async function openEncryptedSocket(
+  server: ServerAddress,
+  tls: TlsSettings,
+  signal: AbortSignal,
+): Promise<Socket> {
   const socket = await openPlainSocket(server, signal);
   socket.write(SSL_REQUEST);
   const answer = await settled<Buffer>(socket, "data", signal);

@@ -61,7 +61,9 @@ const NO_CERTIFICATES = {
 function sslMode({ sslmode }: Parameters, system: boolean): SslMode {
   const mode = SSL_MODES.find((known) => known === (sslmode?.value ?? (system ? "verify-full" : "prefer")));
   if (!mode) {
-    throw new UsageError(`${sslmode?.source} cannot be "${sslmode?.value}"`, { hint: `It can be ${SSL_MODES.join(", ")}.` });
+    throw new UsageError(`${sslmode?.source} cannot be "${sslmode?.value}"`, {
+      hint: `It can be ${SSL_MODES.join(", ")}.`,
+    });
   }
   if (system && mode !== "verify-full") {
     throw new UsageError(`weak sslmode "${mode}" cannot be used with sslrootcert "system"`, {
@@ -75,17 +77,23 @@ function clientCertificate(parameters: Parameters, inHome: (name: string) => str
   const { sslcert, sslkey, sslpassword } = parameters;
   const certificatePath = sslcert?.value ?? inHome("postgresql.crt");
   if (certificatePath === undefined || !statOf(certificatePath)) {
-    if (sslcert) throw new UsageError(`certificate file "${sslcert.value}" does not exist`, { hint: `${sslcert.source} names it.` });
+    if (sslcert)
+      throw new UsageError(`certificate file "${sslcert.value}" does not exist`, {
+        hint: `${sslcert.source} names it.`,
+      });
     return { certificate: undefined, key: undefined, passphrase: undefined };
   }
 
   const keyPath = sslkey?.value ?? inHome("postgresql.key");
   const keyStat = keyPath === undefined ? undefined : statOf(keyPath);
   if (keyPath === undefined || !keyStat) {
-    throw new UsageError(`there is a certificate, but no private key file "${keyPath ?? "~/.postgresql/postgresql.key"}"`, {
-      detail: `The certificate is "${certificatePath}".`,
-      hint: "PGSSLKEY names the private key.",
-    });
+    throw new UsageError(
+      `there is a certificate, but no private key file "${keyPath ?? "~/.postgresql/postgresql.key"}"`,
+      {
+        detail: `The certificate is "${certificatePath}".`,
+        hint: "PGSSLKEY names the private key.",
+      },
+    );
   }
   checkKeyPermissions(keyPath, keyStat);
   return {

@@ -1,0 +1,175 @@
+/**
+ * What of a data directory belongs into a base backup, found lazily: memory grows with the largest single directory,
+ * not with the database.
+ *
+ * Files come and go while this runs; WAL replay settles that, so what is gone is passed over. Anything else that
+ * cannot be read is a failure, because nobody would miss it until it is restored.
+ *
+ * Symbolic links: those in pg_tblspc are tablespaces, pg_wal becomes a plain directory. Any other is followed with a
+ * warning and backed up as what it points to. pg_basebackup skips these, and so loses a pg_xact or a database that
+ * somebody moved to another disk; the restored copy does not need the other disk.
+ */
+import { readdir, readlink, realpath, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { SourceMissingError } from "../errors.ts";
+import type { Log } from "../system/log.ts";
+import { isEmptiedDirectory, namesToBackUp } from "./backup-exclusions.ts";
+import { type DataEntry, EXACT, type Found, factsOf, fileEntry, folderEntry, ifThere, lookAt } from "./data-entry.ts";
+
+export interface WalkOptions {
+  /** "PG_15_202209061", see `tablespaceVersionDirectory`: other directories in a tablespace are other servers'. */
+  readonly versionDirectory: string;
+  /** "exclude": pg_wal is an empty directory, its content comes from the archive. "include": of a stopped server. */
+  readonly wal: "exclude" | "include";
+  readonly log: Log;
+}
+
+/** The directory inside a tablespace that belongs to servers of this version. Source: TABLESPACE_VERSION_DIRECTORY. */
+export function tablespaceVersionDirectory(majorVersion: number, catalogVersion: number): string {
+  return `PG_${majorVersion}_${catalogVersion}`;
+}
+
+/**
+ * Directories come before what is in them, names in byte order. The data directory itself, global/pg_control and
+ * everything in `backup-exclusions.ts` are left out.
+ *
+ * @throws SourceMissingError  something is there and cannot be read; names it
+ */
+export async function* walkDataDirectory(dataDirectory: string, options: WalkOptions): AsyncGenerator<DataEntry> {
+  const root = await ifThere(dataDirectory, (path) => realpath(path));
+  if (root === undefined) throw new SourceMissingError(`data directory "${dataDirectory}" does not exist`);
+  yield* new Walk(root, options, await tablespaceTargets(root)).content({
+    path: "",
+    absolutePath: root,
+    realPath: root,
+  });
+}
+
+interface Place {
+  readonly path: string;
+  readonly absolutePath: string;
+  /** Without symbolic links, to notice when they lead in a circle. */
+  readonly realPath: string;
+}
+
+/** How many files are looked at together: enough to hide a network file system's latency. */
+const LOOK_AT_ONCE = 32;
+
+class Walk {
+  readonly #root: string;
+  readonly #options: WalkOptions;
+  readonly #tablespaces: ReadonlySet<string>;
+
+  constructor(root: string, options: WalkOptions, tablespaces: ReadonlySet<string>) {
+    this.#root = root;
+    this.#options = options;
+    this.#tablespaces = tablespaces;
+  }
+
+  async *content(place: Place): AsyncGenerator<DataEntry> {
+    for await (const found of this.#children(place)) {
+      const { stats, path } = found;
+      if (stats.isFile()) yield fileEntry(found);
+      else if (stats.isDirectory())
+        yield* this.#folder(found, join(place.realPath, path.slice(path.lastIndexOf("/") + 1)));
+      else if (stats.isSymbolicLink()) yield* this.#link(found, place);
+      else this.#options.log.warning(`"${path}" is a special file and is not backed up`);
+    }
+  }
+
+  async *#children(place: Place): AsyncGenerator<Found> {
+    const all = await ifThere(place.absolutePath, (path) => readdir(path));
+    const names = namesToBackUp(place.path, all ?? []).sort(byBytes);
+    for (let start = 0; start < names.length; start += LOOK_AT_ONCE) {
+      const batch = names.slice(start, start + LOOK_AT_ONCE);
+      for (const found of await Promise.all(batch.map((name) => lookAt(place, name)))) if (found) yield found;
+    }
+  }
+
+  /** @param found  with the facts of the directory itself, also where a link led to it */
+  async *#folder(found: Found, realPath: string): AsyncGenerator<DataEntry> {
+    yield folderEntry(found);
+    const place = { ...found, realPath };
+    if (isEmptiedDirectory(found.path)) return;
+    if (found.path === "pg_wal" && this.#options.wal === "exclude") yield* this.#emptyWal(found);
+    else if (TABLESPACE.test(found.path)) yield* this.#tablespaceContent(place);
+    // A tablespace inside the data directory comes under pg_tblspc; once is enough.
+    else if (!this.#tablespaces.has(realPath)) yield* this.content(place);
+  }
+
+  async *#link(found: Found, parent: Place): AsyncGenerator<DataEntry> {
+    const { path, absolutePath } = found;
+    const linkTarget = await ifThere(absolutePath, (asked) => readlink(asked));
+    if (linkTarget === undefined) return;
+    const oid = TABLESPACE.exec(path)?.[1];
+    const stats = await ifThere(absolutePath, (asked) => stat(asked, EXACT));
+    const realPath = await ifThere(absolutePath, (asked) => realpath(asked));
+    if (stats === undefined || realPath === undefined) return this.#danglingLink(path, linkTarget, oid);
+    const target = { path, absolutePath, stats };
+
+    if (oid !== undefined && stats.isDirectory()) {
+      yield { kind: "tablespace", ...factsOf(target), oid: Number(oid), linkTarget };
+      return yield* this.#tablespaceContent({ ...target, realPath });
+    }
+    if (!stats.isFile() && !stats.isDirectory()) {
+      return this.#options.log.warning(`"${path}" is a symbolic link to a special file and is not backed up`);
+    }
+    if (path !== "pg_wal" && !isEmptiedDirectory(path)) {
+      this.#options.log.warning(`"${path}" is a symbolic link; what it points to is backed up in its place`, {
+        detail: `It points to "${linkTarget}".`,
+      });
+    }
+    if (stats.isFile()) return yield fileEntry(target);
+    refuseCircle(path, realPath, parent);
+    yield* this.#folder(target, realPath);
+  }
+
+  /** Directories that the server expects in pg_wal; archive_status it does not always make itself. */
+  async *#emptyWal(wal: Found): AsyncGenerator<DataEntry> {
+    for (const name of ["archive_status", "summaries"]) {
+      const found = { path: `pg_wal/${name}`, absolutePath: join(wal.absolutePath, name) };
+      const stats = await ifThere(found.absolutePath, (asked) => stat(asked, EXACT));
+      if (stats?.isDirectory()) yield folderEntry({ ...found, stats });
+      else if (name === "archive_status") yield folderEntry({ ...found, stats: wal.stats });
+    }
+  }
+
+  async *#tablespaceContent(place: Place): AsyncGenerator<DataEntry> {
+    const { versionDirectory } = this.#options;
+    const found = await lookAt(place, versionDirectory);
+    if (!found?.stats.isDirectory()) return;
+    yield folderEntry(found);
+    yield* this.content({ ...found, realPath: join(place.realPath, versionDirectory) });
+  }
+
+  #danglingLink(path: string, linkTarget: string, oid: string | undefined): void {
+    const detail = `It points to "${linkTarget}".`;
+    if (oid !== undefined) {
+      throw new SourceMissingError(`the directory of tablespace ${oid} does not exist`, {
+        detail: `"${join(this.#root, path)}" points to "${linkTarget}".`,
+        hint: "Check that its file system is mounted.",
+      });
+    }
+    this.#options.log.warning(`"${path}" is a symbolic link to nothing and is not backed up`, { detail });
+  }
+}
+
+const TABLESPACE = /^pg_tblspc\/(\d+)$/;
+
+/** Where the tablespaces really are. */
+async function tablespaceTargets(root: string): Promise<ReadonlySet<string>> {
+  const links = join(root, "pg_tblspc");
+  const names = (await ifThere(links, (path) => readdir(path))) ?? [];
+  const targets = await Promise.all(names.map((name) => ifThere(join(links, name), (path) => realpath(path))));
+  return new Set(targets.filter((target) => target !== undefined));
+}
+
+function refuseCircle(path: string, realPath: string, parent: Place): void {
+  if (!`${parent.realPath}/`.startsWith(`${realPath}/`)) return;
+  throw new SourceMissingError(`"${path}" is a symbolic link to a directory that it lies in`, {
+    detail: `It points to "${realPath}".`,
+    hint: "Remove the link.",
+  });
+}
+
+const byBytes = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0);
