@@ -1,0 +1,27 @@
+/** What a key may look like, whatever store keeps it. */
+import { UsageError } from "../errors.ts";
+
+/** S3's limit ("Creating object key names"), prefix included. */
+const MAX_KEY_BYTES = 1024;
+
+/**
+ * A key is also a path below a directory: one that could leave it, or that two stores would understand differently, is refused.
+ *
+ * @throws UsageError  the key is empty, too long, absolute, or has an empty, "." or ".." step or a control character
+ */
+export function checkKey(key: string): void {
+  const steps = key.split("/");
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
+  const isBad =
+    steps.some((step) => step === "" || step === "." || step === "..") || /[\u0000-\u001f\u007f\\]/.test(key);
+  if (isBad || Buffer.byteLength(key) > MAX_KEY_BYTES) {
+    throw new UsageError(`cannot use ${JSON.stringify(key.slice(0, 200))} as the key of an object`, {
+      detail: 'A key is one or more names separated by "/", without "..", backslashes or control characters.',
+    });
+  }
+}
+
+/** The order of S3's lists: by the bytes of UTF-8, which is not the order of JavaScript's strings. */
+export function compareKeys(a: string, b: string): number {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+}

@@ -1,0 +1,294 @@
+/**
+ * What an S3 answer, or the lack of one, means: whether to ask again, and which Failure it is.
+ *
+ * Only NoSuchKey may become NotFoundError. NoSuchBucket is a 404 too, and so is a page of some proxy; taking either for
+ * "no such file" would let recovery end early. Codes: "Error responses" in the Amazon S3 API Reference.
+ */
+import { AccessError, Failure, IntegrityError, NotFoundError, reasonOf, StorageError, UsageError } from "../errors.ts";
+import { ConnectionError } from "./http-handler.ts";
+import type { Verdict } from "./retry.ts";
+
+/** The parts of an answer we decide by. An answer without a status never came. */
+export interface S3Answer {
+  readonly status: number | undefined;
+  /** S3's error code, or the system's if there was no answer. */
+  readonly code: string | undefined;
+  readonly message: string;
+  readonly requestId: string | undefined;
+  readonly retryAfterMs: number | undefined;
+  /** Where the bucket is, if the store said so. */
+  readonly region: string | undefined;
+}
+
+/** Thrown by our own checks of an answer whose status was a good one. */
+export class BadAnswerError extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = "BadAnswerError";
+  }
+}
+
+export function answerOf(error: unknown): S3Answer {
+  const it = (error ?? {}) as {
+    name?: string;
+    Code?: string;
+    code?: string;
+    message?: string;
+    Region?: string;
+    BucketRegion?: string;
+    $metadata?: { httpStatusCode?: number; requestId?: string };
+    $response?: { statusCode?: number; headers?: Record<string, string> };
+  };
+  const headers = it.$response?.headers ?? {};
+  const status = it.$metadata?.httpStatusCode ?? it.$response?.statusCode;
+  const named = it.Code ?? (it.name && !NOT_A_CODE.has(it.name) ? it.name : undefined);
+  const message = it.message === undefined || it.message === "UnknownError" ? "" : it.message;
+  return {
+    status,
+    code: status === undefined ? (it.code ?? it.name) : named,
+    message,
+    requestId: it.$metadata?.requestId,
+    retryAfterMs: retryAfterOf(headers["retry-after"]),
+    region: headers["x-amz-bucket-region"] ?? it.Region ?? it.BucketRegion,
+  };
+}
+
+/** Names the SDK makes up for an answer without a body. HEAD never has one. */
+const NOT_A_CODE = new Set([
+  "Unknown",
+  "UnknownError",
+  "Error",
+  "NotFound",
+  "S3ServiceException",
+  "SyntaxError",
+  "TypeError",
+]);
+
+/** "HTTP Semantics", Retry-After: seconds, or a date. Bounded: no store may put us to sleep for a day. */
+function retryAfterOf(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const ms = /^\d+$/.test(text.trim()) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+  return Number.isFinite(ms) && ms > 0 ? Math.min(ms, 3_600_000) : undefined;
+}
+
+/** Overload, trouble inside the store, or bytes that got lost on the way. */
+const PASSING_CODES = new Set([
+  "SlowDown",
+  "SlowDownRead",
+  "SlowDownWrite",
+  "ServiceUnavailable",
+  "ServerBusy",
+  "InternalError",
+  "RequestTimeout",
+  "RequestTimeoutException",
+  "Throttling",
+  "ThrottlingException",
+  "RequestLimitExceeded",
+  "TooManyRequests",
+  "BandwidthLimitExceeded",
+  "OperationAborted",
+  "ConditionalRequestConflict",
+  "IncompleteBody",
+  "BadDigest",
+  "XAmzContentSHA256Mismatch",
+]);
+
+/** The server's certificate is wrong for good; asking again gives the same. Names as OpenSSL and Node.js spell them. */
+const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|ERR_TLS|ERR_SSL|EPROTO/;
+const NO_SUCH_HOST = new Set(["ENOTFOUND", "EAI_NONAME", "EAI_NODATA"]);
+/** Set by the SDK's credential providers. The metadata service may be late when a machine starts. */
+const CREDENTIALS_NAME = /^(CredentialsProviderError|TokenProviderError|ProviderError)$/;
+
+export const EXPIRED_CODES: ReadonlySet<string> = new Set([
+  "ExpiredToken",
+  "ExpiredTokenException",
+  "TokenRefreshRequired",
+]);
+
+const UNTIL_DEADLINE = { retry: "until-deadline" } as const;
+const NEVER = { retry: "never" } as const;
+
+export function verdictOf(error: unknown): Verdict {
+  if (error instanceof Failure) return NEVER;
+  if (error instanceof BadAnswerError) return UNTIL_DEADLINE;
+  if (isCredentialsError(error)) return { retry: "few", times: 2 };
+
+  const { status, code, retryAfterMs } = answerOf(error);
+  if (status === undefined) {
+    if (code !== undefined && CERTIFICATE_CODE.test(code)) return NEVER;
+    if (code !== undefined && NO_SUCH_HOST.has(code)) return { retry: "few", times: 4 };
+    // What has neither a status nor a system's code is a bug of ours.
+    return hasSystemCode(error) ? UNTIL_DEADLINE : NEVER;
+  }
+  // The SDK corrects its clock by the Date of the refusal.
+  if (code === "RequestTimeTooSkewed") return { retry: "few", times: 1 };
+  if (code !== undefined && PASSING_CODES.has(code)) return { retry: "until-deadline", afterMs: retryAfterMs };
+  if (status === 501 || status === 505) return NEVER;
+  if (status >= 500 || status === 408 || status === 429) return { retry: "until-deadline", afterMs: retryAfterMs };
+  // A good status whose body could not be understood: cut off, or a page of some proxy.
+  if (status < 300) return { retry: "few", times: 4 };
+  // Not S3's own words: a proxy or a load balancer that is being set up.
+  if (status === 404 && code === undefined) return { retry: "few", times: 2 };
+  return NEVER;
+}
+
+function isCredentialsError(error: unknown): boolean {
+  return error instanceof Error && CREDENTIALS_NAME.test(error.name);
+}
+
+function hasSystemCode(error: unknown): boolean {
+  if (error instanceof ConnectionError) return true;
+  const code = (error as { code?: unknown } | undefined)?.code;
+  return (
+    typeof code === "string" &&
+    /^(E[A-Z_]+|HPE_\w+|ConnectionClosed|ConnectionRefused|FailedToOpenSocket|Timeout)$/.test(code)
+  );
+}
+
+/** Whether the request may have been carried out although it failed. */
+export function mayHaveHappened(error: unknown): boolean {
+  const { status } = answerOf(error);
+  return status === undefined || status >= 500 || status === 408 || status < 300;
+}
+
+export interface FailedRequest {
+  /** `could not read "s3://…"` */
+  readonly action: string;
+  readonly bucket: string;
+  readonly endpoint: string | undefined;
+  readonly attempts: number;
+  readonly elapsedMs: number;
+  /** Texts that must not be shown, whatever a server echoes. */
+  readonly secrets: readonly string[];
+}
+
+/** Turns what was thrown into what is then known. A bug of ours and a stop by signal stay what they are. */
+export function failureOf(error: unknown, request: FailedRequest): unknown {
+  if (error instanceof Failure) return error;
+  const { action, bucket, endpoint } = request;
+  const where = endpoint ?? "AWS";
+  const answer = answerOf(error);
+  const { status, code, region } = answer;
+  const detail = hideSecrets(describe(error, answer, request), request.secrets);
+  const failed = (hint?: string) => ({ detail, hint, cause: error });
+
+  if (isCredentialsError(error)) {
+    return new AccessError(
+      action,
+      failed("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role."),
+    );
+  }
+  if (error instanceof BadAnswerError) return new StorageError(action, failed());
+  if (status === undefined) {
+    if (code !== undefined && CERTIFICATE_CODE.test(code)) {
+      return new StorageError(
+        action,
+        failed(
+          `Name the certificate authority of ${where} in WALB_CA_CERT_FILE, and check that the endpoint speaks TLS.`,
+        ),
+      );
+    }
+    if (!hasSystemCode(error)) return error;
+    return new StorageError(action, failed(`Check that ${where} can be reached from this machine.`));
+  }
+  if (code === "NoSuchKey") return new NotFoundError(action, failed());
+  if (code === "NoSuchBucket") {
+    return new UsageError(
+      action,
+      failed(`Check the bucket's name in the prefix: "${bucket}" does not exist at ${where}.`),
+    );
+  }
+  if (code === "InvalidBucketName")
+    return new UsageError(action, failed(`"${bucket}" cannot be the name of a bucket.`));
+  if (status === 301 || status === 307 || status === 308 || isWrongRegion(code)) {
+    return new UsageError(
+      action,
+      failed(
+        region === undefined
+          ? "Check the endpoint and AWS_REGION."
+          : `Set AWS_REGION=${region}, where the bucket "${bucket}" is.`,
+      ),
+    );
+  }
+  if (code === "RequestTimeTooSkewed") return new StorageError(action, failed("Set this machine's clock."));
+  if (status === 401 || status === 403 || isRefusal(code)) return new AccessError(action, failed(accessHint(code)));
+  if (code === "InvalidStorageClass") return new UsageError(action, failed("The store has no such storage class."));
+  if (code === "EntityTooLarge") return new StorageError(action, failed("The store limits the size of an object."));
+  if (code === "PreconditionFailed")
+    return new IntegrityError(action, failed("The object changed while it was being read."));
+  if (status === 404 && code === undefined) {
+    return new StorageError(
+      action,
+      failed(
+        `This 404 has no S3 error code and so proves nothing; check that ${where} is an S3 endpoint and no proxy answers for it.`,
+      ),
+    );
+  }
+  return new StorageError(action, failed());
+}
+
+function describe(error: unknown, answer: S3Answer, { attempts, elapsedMs, endpoint }: FailedRequest): string {
+  const { status, code, message, requestId } = answer;
+  const tried = attempts > 1 ? `${attempts} attempts in ${Math.max(1, Math.round(elapsedMs / 1000))} s` : "";
+  const text = printable(message);
+  if (status === undefined || error instanceof BadAnswerError) {
+    const said = error instanceof Error ? printable(reasonOf(error)) : "no answer";
+    return `${endpoint ?? "AWS"}: ${said}${tried && ` (${tried})`}.`;
+  }
+  const known = [requestId && `request ${printable(requestId)}`, tried].filter(Boolean).join(", ");
+  return `S3 answered ${status}${code ? ` ${printable(code)}` : ""}${text && `: ${text.replace(/\.$/, "")}`}${known && ` (${known})`}.`;
+}
+
+/** One line, and not a page. */
+function printable(text: string): string {
+  // biome-ignore lint/suspicious/noControlCharactersInRegex: removing them is the point
+  const line = text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, " ").trim();
+  return line.length > 300 ? `${line.slice(0, 300)}…` : line;
+}
+
+/** A server may echo what it was sent: nothing of a signature may reach a log. */
+function hideSecrets(text: string, secrets: readonly string[]): string {
+  let hidden = text
+    .replace(/AWS4-HMAC-SHA256[^"']*/gi, "[signature]")
+    .replace(
+      /(X-Amz-(Signature|Credential|Security-Token)|Signature|Authorization)\s*[=:]\s*[^&\s"']+/gi,
+      "$1=[hidden]",
+    );
+  for (const secret of secrets) {
+    if (secret.length >= 4) hidden = hidden.replaceAll(secret, "[hidden]");
+  }
+  return hidden;
+}
+
+function isWrongRegion(code: string | undefined): boolean {
+  return (
+    code === "PermanentRedirect" ||
+    code === "AuthorizationHeaderMalformed" ||
+    code === "IllegalLocationConstraintException"
+  );
+}
+
+function isRefusal(code: string | undefined): boolean {
+  return (
+    code === "AccessDenied" ||
+    code === "InvalidAccessKeyId" ||
+    code === "SignatureDoesNotMatch" ||
+    EXPIRED_CODES.has(code ?? "")
+  );
+}
+
+function accessHint(code: string | undefined): string {
+  switch (code) {
+    case "InvalidAccessKeyId":
+      return "The store does not know this access key; check AWS_ACCESS_KEY_ID, and the endpoint.";
+    case "SignatureDoesNotMatch":
+      return "Check AWS_SECRET_ACCESS_KEY; a proxy that changes requests has the same effect.";
+    case "ExpiredToken":
+    case "ExpiredTokenException":
+    case "TokenRefreshRequired":
+    case "InvalidToken":
+      return "The session token is no longer valid; renew it, or use credentials that renew themselves.";
+    default:
+      return "The credentials need s3:GetObject, s3:PutObject and s3:ListBucket; only the delete commands need s3:DeleteObject.";
+  }
+}
