@@ -24,6 +24,9 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 
+/** A sentence for whoever builds; its stack says nothing. */
+class BuildFailure extends Error {}
+
 interface Target {
   /** Of the file in dist/. */
   readonly name: string;
@@ -46,12 +49,19 @@ const HOST: Target = { name: "wal-b", bun: undefined, addons: [`${platform}-gnu`
 
 process.chdir(import.meta.dir);
 const outputDirectory = optionValue("--outdir") ?? "dist";
-if (process.argv.includes("--all")) {
-  const packages = installAddonsOfAllPlatforms();
-  for (const target of RELEASE_TARGETS) await build(target, packages);
-  writeChecksums(RELEASE_TARGETS.map(({ name }) => name));
-} else {
-  await build(HOST, "node_modules");
+try {
+  if (process.argv.includes("--all")) {
+    const packages = installAddonsOfAllPlatforms();
+    for (const target of RELEASE_TARGETS) await build(target, packages);
+    writeChecksums(RELEASE_TARGETS.map(({ name }) => name));
+  } else {
+    await build(HOST, "node_modules");
+  }
+} catch (error) {
+  // Bun.build throws one error with all of the compiler's complaints in it.
+  const reasons = error instanceof AggregateError ? error.errors : [error];
+  for (const reason of reasons) console.error(reason instanceof BuildFailure ? reason.message : reason);
+  process.exit(1);
 }
 
 async function build(target: Target, packages: string): Promise<void> {
@@ -175,6 +185,5 @@ function optionValue(flag: string): string | undefined {
 }
 
 function fail(message: string): never {
-  console.error(`build.ts: ${message}`);
-  process.exit(1);
+  throw new BuildFailure(message);
 }
