@@ -179,10 +179,10 @@ download() {
   if command -v curl >/dev/null 2>&1; then
     set -- "$1" curl -fsSL --connect-timeout 20 --speed-limit 1000 --speed-time 60 --retry 2 -o
   elif command -v wget >/dev/null 2>&1; then
-    # busybox has no --tries, and GNU's default is 20.
+    # GNU's default is 20 tries. busybox has no --tries, and Debian 12's dies of a segmentation fault given -T.
     case $(wget --help 2>&1 </dev/null || :) in
       *--tries*) set -- "$1" wget -q -T 60 --tries=2 -O ;;
-      *) set -- "$1" wget -q -T 60 -O ;;
+      *) set -- "$1" wget -q -O ;;
     esac
   else
     fail "needs curl or wget"
