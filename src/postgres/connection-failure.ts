@@ -41,11 +41,14 @@ export interface Attempt {
 
 /** @param attempts  in the order they were made, at least one */
 export function connectionFailure(attempts: readonly Attempt[], settings: LibpqSettings): PostgresError {
-  const places = new Set(attempts.map(({ server }) => placeOf(server)));
+  // That the server does not do SSL is no reason when it was then asked without.
+  const refused = attempts.every(({ error }) => error instanceof TlsRefusedError);
+  const telling = refused ? attempts : attempts.filter(({ error }) => !(error instanceof TlsRefusedError));
+  const places = new Set(telling.map(({ server }) => placeOf(server)));
   const lines = new Set(
-    attempts.map((attempt) => (places.size > 1 ? `${placeOf(attempt.server)}: ${whyOf(attempt)}` : whyOf(attempt))),
+    telling.map((attempt) => (places.size > 1 ? `${placeOf(attempt.server)}: ${whyOf(attempt)}` : whyOf(attempt))),
   );
-  const last = mostTelling(attempts);
+  const last = mostTelling(telling);
   return new PostgresError(`could not connect to PostgreSQL at ${placeOf(last.server)}`, {
     detail: `${[...lines].join("; ")}.`,
     hint: hintFor(last, settings),
@@ -66,20 +69,17 @@ function mostTelling(attempts: readonly Attempt[]): Attempt {
   return answered ?? present ?? (attempts[0] as Attempt);
 }
 
-function whyOf({ error, encryption }: Attempt): string {
-  if (isServerAnswer(error)) {
-    const extra = [error.detail, encryption === "SSL" ? "over SSL" : undefined].filter(Boolean).join(" ");
-    return extra ? `${error.message} (${extra})` : error.message;
-  }
-  return reasonOf(error);
+function whyOf({ error }: Attempt): string {
+  if (!isServerAnswer(error)) return reasonOf(error);
+  return error.detail ? `${error.message} (${error.detail})` : error.message;
 }
 
-function hintFor({ error, server }: Attempt, settings: LibpqSettings): string | undefined {
+function hintFor({ error, server, encryption }: Attempt, settings: LibpqSettings): string | undefined {
   if (error instanceof NoPasswordError)
     return `Set PGPASSWORD or put the password into "${settings.passwordFile ?? "~/.pgpass"}".`;
   if (error instanceof TlsRefusedError)
     return `Set ssl = on in postgresql.conf, or PGSSLMODE to other than "${settings.tls.mode}".`;
-  if (isServerAnswer(error)) return hintForAnswer(error, settings);
+  if (isServerAnswer(error)) return hintForAnswer(error, server, settings);
   if (error instanceof Failure) return error.hint;
 
   switch (systemCodeOf(error)) {
@@ -96,13 +96,16 @@ function hintFor({ error, server }: Attempt, settings: LibpqSettings): string | 
     case "ENETUNREACH":
       return "Check PGHOST, the network and firewalls; PGCONNECT_TIMEOUT says how many seconds to wait.";
     default:
-      return settings.tls.verify === "none"
-        ? undefined
-        : "Check the server's certificate, PGSSLROOTCERT and PGSSLMODE.";
+      if (encryption === "no SSL") return undefined;
+      return "Check the server's certificate, and PGSSLROOTCERT, PGSSLCERT, PGSSLKEY and PGSSLMODE.";
   }
 }
 
-function hintForAnswer({ code, routine }: ServerAnswer, { user, database }: LibpqSettings): string | undefined {
+function hintForAnswer(
+  { code, routine }: ServerAnswer,
+  server: ServerAddress,
+  { user, database }: LibpqSettings,
+): string | undefined {
   switch (code) {
     case "28P01":
       return `Check the password of role "${user}" in PGPASSWORD or the password file.`;
@@ -110,7 +113,10 @@ function hintForAnswer({ code, routine }: ServerAnswer, { user, database }: Libp
       if (routine === "InitializeSessionUserId") {
         return `Run wal-b as the account that owns the server, set PGUSER, or create the role "${user}".`;
       }
-      return `Check PGUSER ("${user}") and which line of pg_hba.conf allows it; with "peer" the account must have the role's name.`;
+      if (isSocketDirectory(server.address)) {
+        return `Check pg_hba.conf's lines for "local"; with "peer" this account must have the name of the role, "${user}" (PGUSER).`;
+      }
+      return `Check which line of pg_hba.conf is for role "${user}" (PGUSER) and this address, and what it demands.`;
     case "3D000":
       return `Set PGDATABASE to a database that exists instead of "${database}".`;
     case "42501":

@@ -57,11 +57,12 @@ const OLDEST_VERSION = 120_000;
  * @throws the signal's reason
  */
 export async function connectToPostgres(settings: LibpqSettings, context: ConnectionContext): Promise<Connection> {
+  const { default: driver } = await import("pg");
   const attempts: Attempt[] = [];
   for (const server of settings.servers) {
     for (const encryption of encryptionsFor(server, settings.tls.mode)) {
       try {
-        return await connectOnce({ server, encryption }, settings, context);
+        return await connectOnce({ server, encryption, settings, Client: driver.Client }, context);
       } catch (error) {
         context.signal.throwIfAborted();
         attempts.push({ server, encryption, error });
@@ -100,36 +101,38 @@ function wasRejected(error: unknown): boolean {
 
 class TimeoutError extends PostgresError {}
 
-async function connectOnce(
-  { server, encryption }: { readonly server: ServerAddress; readonly encryption: Encryption },
-  settings: LibpqSettings,
-  { log, signal }: ConnectionContext,
-): Promise<Connection> {
+/** One try. */
+interface Target {
+  readonly server: ServerAddress;
+  readonly encryption: Encryption;
+  readonly settings: LibpqSettings;
+  readonly Client: typeof Client;
+}
+
+async function connectOnce(target: Target, { log, signal }: ConnectionContext): Promise<Connection> {
+  const { server, encryption, settings } = target;
   const timeout = new AbortController();
   const seconds = settings.connectTimeoutMs / 1000;
-  const timer =
-    seconds > 0 &&
-    setTimeout(() => timeout.abort(new TimeoutError(`no answer within ${seconds} seconds`)), settings.connectTimeoutMs);
-  const either = AbortSignal.any([signal, timeout.signal]);
+  const giveUp = () => timeout.abort(new TimeoutError(`no answer within ${seconds} seconds`));
+  const timer = seconds > 0 ? setTimeout(giveUp, settings.connectTimeoutMs) : undefined;
+  const opening = AbortSignal.any([signal, timeout.signal]);
 
   try {
     const socket =
       encryption === "SSL"
-        ? await openEncryptedSocket(server, settings.tls, either)
-        : await openPlainSocket(server, either);
-    const session = await Session.open(socket, { server, settings, log, signal, opening: either });
+        ? await openEncryptedSocket(server, settings.tls, opening)
+        : await openPlainSocket(server, opening);
+    const session = await Session.open(socket, { ...target, log, signal, opening });
     log.debug(
       `connected to PostgreSQL ${session.majorVersion} at ${session.place} as "${session.user}", ${encryption}`,
     );
     return session;
   } finally {
-    if (timer) clearTimeout(timer);
+    clearTimeout(timer);
   }
 }
 
-interface SessionContext extends ConnectionContext {
-  readonly server: ServerAddress;
-  readonly settings: LibpqSettings;
+interface SessionContext extends ConnectionContext, Target {
   /** Aborts while the session is being opened. */
   readonly opening: AbortSignal;
 }
@@ -157,8 +160,7 @@ class Session implements Connection {
 
   static async open(socket: Socket, context: SessionContext): Promise<Session> {
     const { settings, server, log, opening, signal } = context;
-    const { default: pg } = await import("pg");
-    const client = new pg.Client({
+    const client = new context.Client({
       host: server.host,
       port: server.port,
       user: settings.user,
@@ -173,19 +175,20 @@ class Session implements Connection {
     withoutProcessEnvironment(client, settings);
 
     const session = new Session(client, socket, context);
-    const abortOpening = () => socket.destroy();
-    opening.addEventListener("abort", abortOpening, { once: true });
     client.on("error", (error) => session.#lose(error));
     client.on("notice", (notice) => log.debug(`PostgreSQL: ${notice.severity}: ${notice.message}`));
+    const aborted = Promise.withResolvers<never>();
+    const abort = () => aborted.reject(opening.reason);
+    opening.addEventListener("abort", abort, { once: true });
     try {
       opening.throwIfAborted();
-      await client.connect();
-      await session.#setUp();
+      await Promise.race([client.connect().then(() => session.#setUp()), aborted.promise]);
     } catch (error) {
+      session.#disposed = true;
       socket.destroy();
-      throw opening.aborted ? opening.reason : error;
+      throw error;
     } finally {
-      opening.removeEventListener("abort", abortOpening);
+      opening.removeEventListener("abort", abort);
     }
     signal.addEventListener("abort", session.#abort, { once: true });
     return session;

@@ -35,9 +35,9 @@ export function findPassword(text: string, { host, port, database, user }: Passw
     const fields = splitFields(content);
     if (fields.length < 5) continue;
     const fits = wanted.every(
-      (values, index) => fields[index] === "*" || values.includes(unescape(fields[index] ?? "")),
+      (values, index) => fields[index] === "*" || values.includes(withoutBackslashes(fields[index] ?? "")),
     );
-    if (fits && fields[4] !== "") return unescape(fields[4] ?? "");
+    if (fits && fields[4] !== "") return withoutBackslashes(fields[4] ?? "");
   }
   return undefined;
 }
@@ -59,7 +59,7 @@ function splitFields(line: string): string[] {
   return fields;
 }
 
-const unescape = (field: string) => field.replace(/\\(.)/gsu, "$1");
+const withoutBackslashes = (field: string) => field.replace(/\\(.)/gsu, "$1");
 
 function readPasswordFile(path: string, log: Log): string | undefined {
   const ignored = (detail: string) => log.warning(`password file "${path}" is not used`, { detail });

@@ -5,7 +5,7 @@
  * neither "prefer" nor "allow".
  */
 import { connect as connectSocket, type NetConnectOpts, type Socket } from "node:net";
-import { checkServerIdentity, type ConnectionOptions, connect as connectTls } from "node:tls";
+import { type ConnectionOptions, checkServerIdentity, connect as connectTls } from "node:tls";
 import { PostgresError } from "../errors.ts";
 import type { ServerAddress } from "./libpq-settings.ts";
 import type { TlsSettings } from "./tls-settings.ts";

@@ -1,0 +1,37 @@
+import { describe, expect, test } from "bun:test";
+import { isProcessRunning, parsePostmasterPid } from "../../../src/postgres/postmaster-pid.ts";
+
+describe("parsePostmasterPid()", () => {
+  test("reads what a running server wrote", () => {
+    const text = "4711\n/data\n1763908000\n5433\n/var/run/postgresql\nlocalhost\n  5432001  12\nready   \n";
+    expect(parsePostmasterPid(text, "/data")).toEqual({
+      pid: 4711,
+      dataDirectory: "/data",
+      port: 5433,
+      socketDirectory: "/var/run/postgresql",
+      listenAddress: "localhost",
+    });
+  });
+
+  test("knows no port while the server has only written its first lines", () => {
+    expect(parsePostmasterPid("4711\n/data\n1763908000\n", "/data")).toMatchObject({ pid: 4711, port: undefined });
+  });
+
+  test("takes a relative socket directory as relative to the data directory", () => {
+    expect(parsePostmasterPid("1\n/data\n0\n5432\nsockets\n", "/data")?.socketDirectory).toBe("/data/sockets");
+  });
+
+  test("takes the negative number of a server in single-user mode for a process too", () => {
+    expect(parsePostmasterPid("-4711\n/data\n0\n", "/data")?.pid).toBe(4711);
+  });
+
+  test.each(["", "\n", "not a number\n"])("finds nothing in %j", (text) => {
+    expect(parsePostmasterPid(text, "/data")).toBeUndefined();
+  });
+});
+
+test("isProcessRunning() tells processes that run from numbers without one", () => {
+  expect(isProcessRunning(process.pid)).toBe(true);
+  expect(isProcessRunning(1)).toBe(true); // somebody else's, unless root asks
+  expect(isProcessRunning(2 ** 22 + 1)).toBe(false); // above the kernel's limit
+});
