@@ -20,14 +20,18 @@ interface Outcome {
   readonly skipped: readonly string[];
 }
 
+interface Servers {
+  /** For WALB_TEST_S3_SERVERS. */
+  readonly description: string;
+  stop(): Promise<void>;
+}
+
 const MINUTE = 60_000;
 const LIMITS = {
   all: { testMs: 2 * MINUTE, fileMs: 10 * MINUTE, runMs: 60 * MINUTE },
   quick: { testMs: MINUTE, fileMs: 2 * MINUTE, runMs: 5 * MINUTE },
 };
 const NEEDS_SERVERS = ["test/integration/", "test/contract/"];
-
-const S3_SERVERS = "./support/s3-server.ts";
 
 const root = resolve(import.meta.dir, "..");
 const running = new Set<ChildProcess>();
@@ -41,16 +45,23 @@ const limits = LIMITS[mode];
 const deadline = performance.now() + limits.runMs;
 
 const files = await testFiles();
-const servers = mode === "all" && files.some(needsServers) ? await startServers() : undefined;
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(signal, () => void interrupted());
+let servers: Servers | undefined;
 try {
-  const outcomes = await runAll(files, servers?.description);
-  await servers?.stop();
+  const outcomes: Outcome[] = [];
+  if (mode === "all" && files.some(needsServers)) {
+    // Without servers the other tests still have something to say.
+    servers = await startServers().catch(async (error: unknown) => {
+      outcomes.push(await broken("the servers for the tests", "could not be started", String(error)));
+      return undefined;
+    });
+  }
+  outcomes.push(...(await runAll(files, servers?.description)));
   await report(outcomes);
-} catch (error) {
+} finally {
   await servers?.stop();
-  throw error;
 }
+process.exit();
 
 async function testFiles(): Promise<string[]> {
   const found = [...new Bun.Glob("test/**/*.test.ts").scanSync({ cwd: root })].sort();
@@ -69,15 +80,14 @@ function needsServers(file: string): boolean {
 }
 
 /** Brings what has to be downloaded before the first test's clock starts. */
-async function startServers(): Promise<{ readonly description: string; stop(): Promise<void> }> {
+async function startServers(): Promise<Servers> {
   const account = serverAccount();
   for (const major of POSTGRES_MAJORS) await postgresBinaries(major, account);
   const system = systemPostgres();
   await say(`PostgreSQL ${POSTGRES_MAJORS.join(", ")}; the system's own: ${system?.major ?? "none"}`);
 
-  const { startS3Servers } = (await import(S3_SERVERS)) as {
-    startS3Servers(): Promise<{ servers: readonly { readonly name: string }[]; stop(): Promise<void> }>;
-  };
+  // Only here, because it loads the AWS SDK.
+  const { startS3Servers } = await import("./support/s3-server.ts");
   const { servers: started, stop } = await startS3Servers();
   await say(`S3 servers: ${started.map(({ name }) => name).join(", ")}`);
   return { description: JSON.stringify(started), stop };
@@ -175,7 +185,7 @@ function cleanEnvironment(): Record<string, string | undefined> {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !isOurs(name)));
 }
 
-async function report(outcomes: readonly Outcome[]): Promise<never> {
+async function report(outcomes: readonly Outcome[]): Promise<void> {
   const skipped = outcomes.flatMap((outcome) => outcome.skipped);
   const passed = outcomes.reduce((sum, outcome) => sum + outcome.passed, 0);
   const failed = outcomes.reduce((sum, outcome) => sum + outcome.failed, 0);
@@ -185,7 +195,7 @@ async function report(outcomes: readonly Outcome[]): Promise<never> {
   for (const each of skipped) await say(`SKIPPED ${each}`);
   for (const { file } of failing) await say(`FAILED ${file}`);
   await say(`${passed} passed, ${failed} failed${skipped.length > 0 ? `, ${skipped.length} skipped` : ""}`);
-  process.exit(failed > 0 || passed === 0 ? 1 : 0);
+  process.exitCode = failed > 0 || passed === 0 ? 1 : 0;
 }
 
 async function interrupted(): Promise<never> {
