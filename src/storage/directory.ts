@@ -208,6 +208,10 @@ class DirectoryStore implements ObjectStore {
     await this.#named(`could not remove "${path}"`, () => unlink(path).catch(ignoreAbsence));
   }
 
+  forCleanup(): ObjectStore {
+    return new DirectoryStore(this.#root, new AbortController().signal);
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {}
 
   /** @throws what `failure` makes of the finding, if the directory is not there */

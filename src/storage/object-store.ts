@@ -101,4 +101,10 @@ export interface ObjectStore extends AsyncDisposable {
   listUnfinishedUploads(prefix: string): AsyncIterable<UnfinishedUpload>;
 
   abortUpload(upload: UnfinishedUpload): Promise<void>;
+
+  /**
+   * The same store for taking back what a failed or interrupted command began: deaf to the stop signal, and with little time.
+   * Disposed with this one.
+   */
+  forCleanup(): ObjectStore;
 }

@@ -142,6 +142,7 @@ type Encryption = { SSECustomerAlgorithm?: string; SSECustomerKey?: string };
 class S3Store implements ObjectStore {
   readonly location: string;
   readonly #options: S3StoreOptions;
+  readonly #authorities: readonly string[];
   readonly #client: S3Client;
   readonly #bucket: string;
   /** Empty, or ending in "/". */
@@ -150,13 +151,14 @@ class S3Store implements ObjectStore {
   /** Needed to read as well as to write. */
   readonly #customerKey: Encryption;
 
-  constructor(options: S3StoreOptions, authorities: readonly string[]) {
+  constructor(options: S3StoreOptions, authorities: readonly string[], client = new S3Client(clientConfig(options, authorities))) {
     const { bucket, prefix, customerKey, partsInFlight = 4 } = options;
     this.#options = options;
     this.#bucket = bucket;
     this.#prefix = prefix === "" ? "" : `${prefix}/`;
     this.location = `s3://${bucket}${prefix && `/${prefix}`}`;
-    this.#client = new S3Client(clientConfig(options, authorities));
+    this.#authorities = authorities;
+    this.#client = client;
     this.#slots = new Slots(Math.max(1, partsInFlight));
     this.#customerKey = customerKey
       ? { SSECustomerAlgorithm: "AES256", SSECustomerKey: Buffer.from(customerKey).toString("base64") }
@@ -310,6 +312,11 @@ class S3Store implements ObjectStore {
     await this.#ask(`could not abort the upload of "${this.urlOf(key)}"`, (abort) =>
       this.#sendAbort(key, uploadId, abort),
     );
+  }
+
+  forCleanup(): ObjectStore {
+    const options = { ...this.#options, signal: AbortSignal.timeout(CLEANUP_MS), retryDeadlineMs: CLEANUP_MS };
+    return new S3Store(options, this.#authorities, this.#client);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

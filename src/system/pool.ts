@@ -1,42 +1,32 @@
-/** At most n promises at once; stops starting new ones at the first failure, and waits for those that run. */
+/** At most n promises at once; the first failure stops the others and is the one that is thrown. */
 
 /**
  * Runs `work` for each item with at most `concurrency` at once. Items are taken lazily, so the list may be endless.
  *
+ * @param work  its signal is aborted when another item failed, so that a long one can end early
  * @returns when every started one has settled
  * @throws the first failure; items not yet started by then are never started
  */
 export async function forEachAtOnce<Item>(
   concurrency: number,
   items: Iterable<Item> | AsyncIterable<Item>,
-  work: (item: Item) => Promise<void>,
+  work: (item: Item, stopped: AbortSignal) => Promise<void>,
 ): Promise<void> {
   const iterator = Symbol.asyncIterator in items ? items[Symbol.asyncIterator]() : items[Symbol.iterator]();
-  let failed = false;
+  const stop = new AbortController();
   let exhausted = false;
 
-  const runOne = async () => {
-    while (!failed && !exhausted) {
+  const runSome = async () => {
+    while (!stop.signal.aborted && !exhausted) {
       const next = await iterator.next();
-      if (next.done) {
-        exhausted = true;
-        return;
-      }
-      if (failed) return;
-      await work(next.value);
+      if (next.done) exhausted = true;
+      else if (!stop.signal.aborted) await work(next.value, stop.signal);
     }
   };
-  const guarded = async () => {
-    try {
-      await runOne();
-    } catch (error) {
-      failed = true;
-      throw error;
-    }
-  };
+  // The reason of the abort is the first failure: those that the abort itself causes come later and change nothing.
+  const guarded = () => runSome().catch((error: unknown) => stop.abort(error));
 
-  const settled = await Promise.allSettled(Array.from({ length: concurrency }, guarded));
+  await Promise.all(Array.from({ length: concurrency }, guarded));
   await iterator.return?.();
-  const failure = settled.find((result) => result.status === "rejected");
-  if (failure) throw failure.reason;
+  stop.signal.throwIfAborted();
 }

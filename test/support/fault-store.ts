@@ -96,6 +96,10 @@ export class FaultStore implements ObjectStore {
     return this.#call(`abortUpload ${upload.key}`, () => this.#store.abortUpload(upload));
   }
 
+  forCleanup(): ObjectStore {
+    return this;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#store[Symbol.asyncDispose]();
   }

@@ -127,6 +127,10 @@ export class MemoryObjectStore implements ObjectStore {
     this.#unfinished.delete(uploadId);
   }
 
+  forCleanup(): ObjectStore {
+    return this;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {}
 
   #keep(key: ObjectKey, body: Uint8Array, metadata: ObjectMetadata): void {

@@ -1,0 +1,29 @@
+/** backup-mark: exempts a backup from retention, or takes that back. */
+import { IntegrityError, NotFoundError } from "../errors.ts";
+import { findBackup, readJsonObject } from "../repository/backup-catalog.ts";
+import { backupKeys } from "../repository/keys.ts";
+import { withPermanence } from "../repository/sentinel.ts";
+import type { ObjectStore } from "../storage/object-store.ts";
+import type { Log } from "../system/log.ts";
+
+/**
+ * Rewrites the backup's metadata.json, the only object that is ever replaced.
+ *
+ * @throws NotFoundError  there is no such backup
+ */
+export async function markBackup(name: string, permanence: "permanent" | "impermanent", { store, log }: { readonly store: ObjectStore; readonly log: Log }): Promise<void> {
+  const backup = await findBackup(store, name);
+  if (backup.isPermanent === (permanence === "permanent")) {
+    log.info(`backup "${name}" is ${permanence} already`);
+    return;
+  }
+  const key = backupKeys(name).metadata;
+  try {
+    const metadata = await readJsonObject(store, key);
+    await store.replace(key, withPermanence(metadata, store.urlOf(key), permanence === "permanent"));
+  } catch (error) {
+    if (!(error instanceof NotFoundError)) throw error;
+    throw new IntegrityError(`backup "${name}" has no metadata to mark`, { detail: `${store.urlOf(key)} is missing.`, cause: error });
+  }
+  log.info(`backup "${name}" is ${permanence} from now on`);
+}

@@ -1,0 +1,136 @@
+/**
+ * Entries of a data directory → parts, several at once.
+ *
+ * Each worker fills a part with what comes next and closes it once it holds enough, so parts need no plan and memory none of
+ * the list. Every file leaves its size and SHA-256 in the backup manifest, and its name in the files metadata.
+ */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { TarHeader } from "../codec/tar.ts";
+import type { BackupManifestWriter } from "../postgres/backup-manifest.ts";
+import { type DataEntry, type DataFile, EXACT, fileEntry } from "../postgres/data-entry.ts";
+import { PG_CONTROL_PATH, readPgControl } from "../postgres/pg-control.ts";
+import type { BackupUpload, PartWriter } from "../repository/backup-upload.ts";
+import type { FilesMetadataWriter } from "../repository/files-metadata.ts";
+import { PG_CONTROL_PART, partName } from "../repository/keys.ts";
+import { forEachAtOnce } from "../system/pool.ts";
+import { openDataFile } from "./read-file.ts";
+
+export interface PackContext {
+  readonly upload: BackupUpload;
+  readonly manifest: BackupManifestWriter;
+  readonly filesMetadata: FilesMetadataWriter;
+  readonly totals: Totals;
+  /** Aborted when the backup cannot succeed any more. */
+  readonly signal: AbortSignal;
+}
+
+export interface PackLimits {
+  readonly partsAtOnce: number;
+  /** A part is closed once it holds this much. */
+  readonly partContentBytes: number;
+}
+
+/** What a backup amounts to so far. */
+export interface Totals {
+  files: number;
+  /** Numbered parts. */
+  parts: number;
+  /** All objects below tar_partitions/. */
+  objects: number;
+  contentBytes: number;
+  storedBytes: number;
+}
+
+export const noTotals = (): Totals => ({ files: 0, parts: 0, objects: 0, contentBytes: 0, storedBytes: 0 });
+
+export async function packParts(entries: AsyncIterable<DataEntry>, limits: PackLimits, context: PackContext): Promise<void> {
+  const source = entries[Symbol.asyncIterator]();
+  const ended = { yes: false };
+  const take = async () => {
+    const next = ended.yes ? undefined : await source.next();
+    if (next === undefined || next.done) ended.yes = true;
+    return ended.yes ? undefined : next?.value;
+  };
+  // A part is begun only with an entry in hand, so none is empty.
+  const firstEntries = async function* () {
+    for (let first = await take(); first !== undefined; first = await take()) yield first;
+  };
+
+  try {
+    await forEachAtOnce(limits.partsAtOnce, firstEntries(), async (first, othersFailed) => {
+      const signal = AbortSignal.any([context.signal, othersFailed]);
+      const part = partName(++context.totals.parts);
+      await packPart(part, { ...context, signal }, async (add) => {
+        for (let entry: DataEntry | undefined = first; entry !== undefined; ) {
+          const full = (await add(entry)) >= limits.partContentBytes;
+          entry = full ? undefined : await take();
+        }
+      });
+    });
+  } finally {
+    await source.return?.(undefined);
+  }
+}
+
+/** One part with the entries that `fill` adds; add() returns how many bytes of files it holds by then. */
+export async function packPart(
+  part: string,
+  context: PackContext,
+  fill: (add: (entry: DataEntry) => Promise<number>) => Promise<void>,
+): Promise<void> {
+  const files: { memberName: string; modifiedAt: Date }[] = [];
+  const size = await context.upload.putPart(part, (writer) =>
+    fill(async (entry) => {
+      context.signal.throwIfAborted();
+      if (entry.kind === "file") {
+        const modifiedAt = await addFile(entry, writer, context);
+        if (modifiedAt) files.push({ memberName: memberNameOf(entry), modifiedAt });
+      } else if (entry.kind === "directory") {
+        await writer.add({ ...headerOf(entry), type: "directory", sizeBytes: 0 });
+      }
+      return writer.contentBytes;
+    }),
+  );
+  context.filesMetadata.add({ part, files });
+  context.totals.storedBytes += size.storedBytes;
+  context.totals.objects++;
+}
+
+/** After every other file: on a standby, what it says decides from when on the copy is consistent. */
+export async function packPgControl(dataDirectory: string, context: PackContext): Promise<void> {
+  // Torn or damaged, it would make the whole backup worthless.
+  await readPgControl(dataDirectory);
+  const absolutePath = join(dataDirectory, PG_CONTROL_PATH);
+  const entry = fileEntry({ path: PG_CONTROL_PATH, absolutePath, stats: await stat(absolutePath, EXACT) });
+  await packPart(PG_CONTROL_PART, context, async (add) => void (await add(entry)));
+}
+
+/** @returns undefined when the file is gone */
+async function addFile(entry: DataFile, writer: PartWriter, { manifest, totals, signal }: PackContext): Promise<Date | undefined> {
+  await using file = await openDataFile(entry.absolutePath);
+  if (file === undefined) return undefined;
+
+  const header = headerOf(entry);
+  const hash = new Bun.CryptoHasher("sha256");
+  const hashed = async function* () {
+    for await (const bytes of file.content(signal)) {
+      hash.update(bytes);
+      yield bytes;
+    }
+  };
+  await writer.add({ ...header, type: "file", sizeBytes: file.sizeBytes }, hashed());
+
+  totals.files++;
+  totals.contentBytes += file.sizeBytes;
+  manifest.add({ path: entry.path, sizeBytes: file.sizeBytes, modifiedAt: header.modifiedAt, sha256: hash.digest("hex") });
+  return header.modifiedAt;
+}
+
+function headerOf(entry: DataEntry): Omit<TarHeader, "type" | "sizeBytes"> {
+  const { mode, uid, gid, mtimeNs } = entry;
+  return { name: memberNameOf(entry), mode, uid, gid, modifiedAt: new Date(Number(mtimeNs / 1_000_000n)) };
+}
+
+/** WAL-G's names begin with a slash. */
+const memberNameOf = ({ path }: DataEntry) => `/${path}`;

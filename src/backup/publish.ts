@@ -1,0 +1,64 @@
+/** The end of a base backup: manifest, files metadata, and then the sentinel, which makes it exist. */
+import { formatLsn } from "../postgres/lsn.ts";
+import type { Sentinel } from "../repository/sentinel.ts";
+import type { Log } from "../system/log.ts";
+import type { PackContext } from "./pack.ts";
+
+/** What the server, or pg_control of a stopped one, says of the backup. */
+export interface BackupFacts
+  extends Pick<
+    Sentinel,
+    "startLsn" | "stopLsn" | "systemIdentifier" | "pgVersion" | "timeline" | "segmentSize" | "startedAt" | "dataDirectory" | "tablespaces"
+  > {
+  readonly majorVersion: number;
+}
+
+export interface PublishContext {
+  readonly permanence: "permanent" | "impermanent";
+  readonly hostname: string;
+  readonly version: string;
+  readonly log: Log;
+  readonly now: () => Date;
+}
+
+export interface PushedBackup {
+  readonly name: string;
+  readonly sentinel: Sentinel;
+}
+
+export async function publishBackup(facts: BackupFacts, { upload, manifest, filesMetadata, totals }: PackContext, context: PublishContext): Promise<PushedBackup> {
+  const { majorVersion, startLsn, stopLsn, systemIdentifier, timeline } = facts;
+  const manifestText = manifest.finish({ major: majorVersion, systemIdentifier, wal: { timeline, startLsn, endLsn: stopLsn } });
+  await upload.putManifest(manifestText);
+  await upload.putFilesMetadata(filesMetadata.finish());
+
+  const sentinel: Sentinel = {
+    startLsn,
+    stopLsn,
+    systemIdentifier,
+    pgVersion: facts.pgVersion,
+    timeline,
+    segmentSize: facts.segmentSize,
+    startedAt: facts.startedAt,
+    finishedAt: context.now(),
+    hostname: context.hostname,
+    dataDirectory: facts.dataDirectory,
+    uncompressedBytes: totals.contentBytes,
+    compressedBytes: totals.storedBytes,
+    isPermanent: context.permanence === "permanent",
+    // An in-place tablespace is a directory like any other; it has no place of its own.
+    tablespaces: facts.tablespaces.filter(({ location }) => location.startsWith("/")),
+    walB: {
+      version: context.version,
+      parts: totals.objects,
+      manifestSha256: new Bun.CryptoHasher("sha256").update(manifestText).digest("hex"),
+    },
+  };
+  await upload.publish(sentinel);
+  context.log.info(
+    `backup "${upload.name}" finished at ${formatLsn(stopLsn)}: ${totals.files} files, ${mebibytes(totals.contentBytes)}, stored as ${mebibytes(totals.storedBytes)}`,
+  );
+  return { name: upload.name, sentinel };
+}
+
+const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;

@@ -1,0 +1,83 @@
+/**
+ * backup-push --while-offline: a base backup of a cluster that is shut down.
+ *
+ * A clean shutdown is its own consistent point. The segment with the shutdown's checkpoint is not finished, so it is in no
+ * archive and must not be: it goes into the backup, and a restored directory starts with or without an archive.
+ */
+import { PostgresError } from "../errors.ts";
+import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
+import type { DataEntry } from "../postgres/data-entry.ts";
+import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
+import { readOfflineState, refuseRunningServer } from "../postgres/offline-state.ts";
+import type { PgControl } from "../postgres/pg-control.ts";
+import { isSegmentSize, parseWalFile, type SegmentSize, segmentHolding } from "../postgres/wal-segment.ts";
+import { beginBackupUpload } from "../repository/backup-upload.ts";
+import { FilesMetadataWriter } from "../repository/files-metadata.ts";
+import { backupNameOf } from "../repository/keys.ts";
+import { noTotals, type PackContext, packParts, packPgControl } from "./pack.ts";
+import { type PushedBackup, publishBackup } from "./publish.ts";
+import type { BackupPushContext } from "./push.ts";
+
+/** @throws PostgresError  a server runs in the directory, or was not shut down cleanly */
+export async function pushOfflineBackup(dataDirectory: string, context: BackupPushContext): Promise<PushedBackup> {
+  const { log, now, signal } = context;
+  const startedAt = now();
+  const { control, majorVersion } = await readOfflineState(dataDirectory);
+  const size = segmentSizeOf(control);
+  const name = backupNameOf(segmentHolding(control.timeline, control.redoLsn, size).name);
+
+  const claim = { hostname: context.hostname, processId: context.processId, startedAt, version: context.version };
+  await using upload = await beginBackupUpload(name, claim, context);
+  log.info(`backup "${name}" of the stopped cluster in "${dataDirectory}" started`);
+
+  const pack: PackContext = { upload, manifest: new BackupManifestWriter(), filesMetadata: new FilesMetadataWriter(), totals: noTotals(), signal };
+  const tablespaces: { oid: string; location: string }[] = [];
+  const versionDirectory = tablespaceVersionDirectory(majorVersion, control.catalogVersion);
+  const walk = walkDataDirectory(dataDirectory, { versionDirectory, wal: "include", log });
+  const needed = async function* () {
+    for await (const entry of walk) {
+      if (entry.kind === "tablespace") tablespaces.push({ oid: String(entry.oid), location: entry.linkTarget });
+      if (isNeeded(entry, control, size)) yield entry;
+    }
+  };
+  await packParts(needed(), context.limits, pack);
+  await packPgControl(dataDirectory, pack);
+  // A server that was started meanwhile has changed files under our hands.
+  refuseRunningServer(dataDirectory);
+  await refuseChanged(dataDirectory, control);
+
+  const facts = {
+    startLsn: control.redoLsn,
+    stopLsn: control.checkpointLsn,
+    systemIdentifier: control.systemIdentifier,
+    pgVersion: majorVersion * 10_000,
+    majorVersion,
+    timeline: control.timeline,
+    segmentSize: size,
+    startedAt,
+    dataDirectory,
+    tablespaces,
+  };
+  return await publishBackup(facts, pack, context);
+}
+
+function segmentSizeOf({ walSegmentSizeBytes }: PgControl): SegmentSize {
+  if (isSegmentSize(walSegmentSizeBytes)) return walSegmentSizeBytes;
+  throw new PostgresError(`pg_control states a WAL segment size of ${walSegmentSizeBytes} bytes`);
+}
+
+/** Of pg_wal: directories, timeline histories, and the segments from the checkpoint's redo to its record. */
+function isNeeded({ kind, path }: DataEntry, control: PgControl, size: SegmentSize): boolean {
+  if (!path.startsWith("pg_wal/") || kind !== "file") return true;
+  const file = parseWalFile(path.slice("pg_wal/".length));
+  if (file?.kind === "history") return true;
+  if (file?.kind !== "segment" || file.timeline !== control.timeline) return false;
+  const [first, last] = [control.redoLsn, control.checkpointLsn].map((lsn) => segmentHolding(control.timeline, lsn, size).name);
+  return first !== undefined && last !== undefined && file.name >= first && file.name <= last;
+}
+
+async function refuseChanged(dataDirectory: string, before: PgControl): Promise<void> {
+  const { control } = await readOfflineState(dataDirectory);
+  if (control.checkpointLsn === before.checkpointLsn) return;
+  throw new PostgresError("the cluster was started during the backup", { hint: "Run the backup again." });
+}

@@ -1,0 +1,175 @@
+/**
+ * backup-push: a base backup of a running cluster, published only when it can be restored.
+ *
+ * start → the WAL before it is archived → files, several parts at once → pg_control → stop → labels → every segment from
+ * start to stop is archived → metadata → sentinel. On any failure the session ends, which takes the server out of backup
+ * mode, and what was uploaded is taken back.
+ */
+import type { Zstd } from "../codec/zstd.ts";
+import { PostgresError } from "../errors.ts";
+import { describeArchiver, readArchiverStatus, switchWal } from "../postgres/archiver.ts";
+import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
+import { checkArchiving, checkDataDirectory, checkSeesBackupStart } from "../postgres/backup-preflight.ts";
+import { type BackupSession, type StoppedBackup, startBackupSession } from "../postgres/backup-session.ts";
+import type { Connection } from "../postgres/connection.ts";
+import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
+import { formatLsn } from "../postgres/lsn.ts";
+import { readPgControl } from "../postgres/pg-control.ts";
+import { segmentAt, segmentBefore, segmentNumber, type WalSegment } from "../postgres/wal-segment.ts";
+import { beginBackupUpload } from "../repository/backup-upload.ts";
+import { FilesMetadataWriter } from "../repository/files-metadata.ts";
+import { BACKUP_LABEL_PART, backupNameOf } from "../repository/keys.ts";
+import type { WalArchive } from "../repository/wal-archive.ts";
+import type { ObjectStore } from "../storage/object-store.ts";
+import type { Log } from "../system/log.ts";
+import { noTotals, type PackContext, type PackLimits, packParts, packPgControl } from "./pack.ts";
+import { type PushedBackup, publishBackup } from "./publish.ts";
+import { type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
+
+export interface BackupPushContext {
+  readonly store: ObjectStore;
+  readonly archive: WalArchive;
+  readonly zstd: Zstd;
+  readonly limits: PackLimits;
+  readonly archiveTimeoutMs: number;
+  readonly permanence: "permanent" | "impermanent";
+  readonly hostname: string;
+  readonly processId: number;
+  readonly version: string;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+  readonly now: () => Date;
+}
+
+/**
+ * @param connection     used for this backup alone, and ended with it
+ * @param dataDirectory  as it is seen from here
+ * @throws PostgresError  the server is not in the state for a backup, or did not archive the WAL in time
+ */
+export async function pushBackup(connection: Connection, dataDirectory: string, context: BackupPushContext): Promise<PushedBackup> {
+  const { log, now } = context;
+  const startedAt = now();
+  await using session = await startSession(connection, dataDirectory, context);
+  const signal = AbortSignal.any([context.signal, session.lost]);
+  const wait = waitContext(connection, session, { ...context, signal });
+  await waitForWalBefore(session, connection, wait);
+
+  const claim = { hostname: context.hostname, processId: context.processId, startedAt, version: context.version };
+  const name = backupNameOf(session.startSegment.name);
+  await using upload = await beginBackupUpload(name, claim, context);
+  log.info(`backup "${name}" started at ${formatLsn(session.startLsn)}`);
+
+  const pack: PackContext = {
+    upload,
+    manifest: new BackupManifestWriter(),
+    filesMetadata: new FilesMetadataWriter(),
+    totals: noTotals(),
+    signal,
+  };
+  const versionDirectory = await versionDirectoryOf(dataDirectory, session);
+  await packParts(walkDataDirectory(dataDirectory, { versionDirectory, wal: "exclude", log }), context.limits, pack);
+  await packPgControl(dataDirectory, pack);
+
+  const stopped = await session.stop();
+  await packLabels(stopped, { ...pack, modifiedAt: now() });
+  await waitForWal(session.startSegment, segmentBefore(session.timeline, stopped.stopLsn, wait.segmentSize), wait);
+
+  const { server, startLsn, timeline } = session;
+  const facts = {
+    ...server,
+    pgVersion: server.serverVersion,
+    segmentSize: server.walSegmentSizeBytes,
+    tablespaces: server.tablespaces.map(({ oid, location }) => ({ oid: String(oid), location })),
+    timeline,
+    startLsn,
+    stopLsn: stopped.stopLsn,
+    startedAt,
+    dataDirectory,
+  };
+  return publishBackup(facts, pack, context);
+}
+
+async function startSession(connection: Connection, dataDirectory: string, { log }: BackupPushContext): Promise<BackupSession> {
+  const label = "wal-b";
+  log.info("waiting for the server's checkpoint");
+  const session = await startBackupSession({ connection, label, checkpoint: "fast", log });
+  try {
+    await checkArchiving(connection, session.server);
+    await checkDataDirectory(dataDirectory, session.server);
+    await checkSeesBackupStart(dataDirectory, session.startLsn);
+    return session;
+  } catch (error) {
+    await session[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+function waitContext(connection: Connection, session: BackupSession, context: BackupPushContext): WaitForWalContext {
+  const { archive, archiveTimeoutMs: timeoutMs, log, signal, now } = context;
+  const describe = async () => describeArchiver(await readArchiverStatus(connection));
+  return { archive, segmentSize: session.server.walSegmentSizeBytes, timeoutMs, log, signal, now, describeArchiver: describe };
+}
+
+/**
+ * The segment before the start was filled by the start itself, so a working archive_command has it here soon. Finds a broken
+ * one before hours of copying.
+ *
+ * Where the server says that it has archived that segment, but the repository has not: it may have been deleted since, on a
+ * server where nothing was written. Then the first segment of the backup decides, which is ended early for that.
+ */
+async function waitForWalBefore(session: BackupSession, connection: Connection, wait: WaitForWalContext): Promise<void> {
+  const size = wait.segmentSize;
+  const number = segmentNumber(session.startSegment, size);
+  if (session.server.role === "standby" || number === 0n) return;
+  const before = segmentAt(session.timeline, number - 1n, size);
+
+  const isArchived = async () => {
+    for await (const { file } of wait.archive.list(before.name)) if (file?.name === before.name) return true;
+    return false;
+  };
+  if (await isArchived()) return;
+  const { archived } = await readArchiverStatus(connection);
+  if (archived === undefined || archived.wal < before.name || (await isArchived())) return waitForWal(before, before, wait);
+
+  await switchWal(connection);
+  try {
+    await waitForWal(session.startSegment, session.startSegment, wait);
+  } catch (error) {
+    if (error instanceof PostgresError) throw archivesElsewhere(session.startSegment, wait, error);
+    throw error;
+  }
+}
+
+function archivesElsewhere(segment: WalSegment, { archive }: WaitForWalContext, cause: PostgresError): PostgresError {
+  return new PostgresError("the server archives WAL, but not to this repository", {
+    detail: `${archive.urlOf(segment.name)} does not appear. ${cause.detail ?? ""}`.trim(),
+    hint: "Compare the prefix in archive_command with the one used here.",
+    cause,
+  });
+}
+
+async function versionDirectoryOf(dataDirectory: string, { server }: BackupSession): Promise<string> {
+  const { catalogVersion } = await readPgControl(dataDirectory);
+  return tablespaceVersionDirectory(server.majorVersion, catalogVersion);
+}
+
+/** The labels as the server returned them, byte for byte; WAL-G's names for them have no slash. */
+async function packLabels(stopped: StoppedBackup, pack: PackContext & { readonly modifiedAt: Date }): Promise<void> {
+  const { upload, manifest, filesMetadata, totals, modifiedAt } = pack;
+  const labels = [
+    { path: "backup_label", content: stopped.backupLabel },
+    { path: "tablespace_map", content: stopped.tablespaceMap },
+  ].filter(({ content }) => content.byteLength > 0);
+
+  const size = await upload.putPart(BACKUP_LABEL_PART, async (part) => {
+    for (const { path, content } of labels) {
+      const sizeBytes = content.byteLength;
+      await part.add({ name: path, type: "file", sizeBytes, mode: 0o600, uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0, modifiedAt }, [content]);
+      const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
+      manifest.add({ path, sizeBytes, modifiedAt, sha256 });
+    }
+  });
+  filesMetadata.add({ part: BACKUP_LABEL_PART, files: labels.map(({ path }) => ({ memberName: path, modifiedAt })) });
+  totals.storedBytes += size.storedBytes;
+  totals.objects++;
+}

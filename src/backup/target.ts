@@ -1,0 +1,183 @@
+/**
+ * The directory that a backup is restored into: whether it may be used, where its tablespaces go, and making it durable.
+ *
+ * Nothing is written outside the target unless the user said where: tablespaces keep their places only with SOURCE.
+ */
+import { lstat, mkdir, open, readdir, readlink, stat, symlink } from "node:fs/promises";
+import { isAbsolute, join, normalize, resolve } from "node:path";
+import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
+import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
+import type { Tablespace } from "../repository/sentinel.ts";
+import { destinationError, syncDirectory } from "../system/atomic-file.ts";
+import { forEachAtOnce } from "../system/pool.ts";
+import type { Owner } from "./unpack.ts";
+
+/** Where the content of tablespaces goes. */
+export type TablespaceChoice =
+  /** Links that stand in the target already, made by the administrator; a backup with others is refused. */
+  | { readonly kind: "prepared links" }
+  /** Where they were on the source. */
+  | { readonly kind: "source" }
+  /** Into the target itself, below tablespaces/. */
+  | { readonly kind: "inside" }
+  /** OID or old location → new location. */
+  | { readonly kind: "mapping"; readonly places: ReadonlyMap<string, string> };
+
+export interface PreparedTarget {
+  /** Where tablespaces were put: real directories, to be synced. */
+  readonly tablespaceDirectories: readonly string[];
+  /** Who the files are given to; undefined: who runs this. */
+  readonly owner: Owner | undefined;
+}
+
+/**
+ * Checks everything first, then creates the directory and the links of its tablespaces.
+ *
+ * @throws DestinationError  not empty, in use, or cannot be written
+ * @throws UsageError        tablespaces have no place
+ */
+export async function prepareTarget(target: string, tablespaces: readonly Tablespace[], choice: TablespaceChoice): Promise<PreparedTarget> {
+  refuseRunningServer(target);
+  const prepared = await checkEmpty(target);
+  const places = tablespaces.map((tablespace) => ({ ...tablespace, place: placeOf(tablespace, target, choice, prepared) }));
+  refuseWithoutPlace(places);
+  for (const { place } of places) if (place !== undefined) await checkEmptyPlace(place);
+
+  const owner = await ownerOf(target);
+  try {
+    await mkdir(target, { recursive: true, mode: 0o700 });
+    if (places.length > 0) await mkdir(join(target, "pg_tblspc"), { recursive: true, mode: 0o700 });
+    for (const { oid, place } of places) {
+      if (place === undefined) continue;
+      await mkdir(place, { recursive: true, mode: 0o700 });
+      if (!prepared.has(oid)) await symlink(place, join(target, "pg_tblspc", oid));
+    }
+  } catch (cause) {
+    throw destinationError(`could not prepare "${target}"`, cause);
+  }
+  return { tablespaceDirectories: places.flatMap(({ place }) => place ?? []), owner };
+}
+
+function refuseRunningServer(target: string): void {
+  const running = readPostmasterPid(target);
+  if (running && isProcessRunning(running.pid)) {
+    throw new DestinationError(`a server runs in "${target}"`, { detail: `Its process is ${running.pid}.`, hint: "Restore into an empty directory." });
+  }
+}
+
+/** @returns links in pg_tblspc that the administrator prepared, by OID @throws DestinationError  anything else is there */
+async function checkEmpty(target: string): Promise<ReadonlyMap<string, string>> {
+  const names = (await namesIn(target)).filter((name) => name !== "lost+found");
+  const others = names.filter((name) => name !== "pg_tblspc");
+  if (others.length > 0) throw notEmpty(target, others);
+
+  const links = new Map<string, string>();
+  if (names.length === 0) return links;
+  const directory = join(target, "pg_tblspc");
+  for (const name of await namesIn(directory)) {
+    const link = join(directory, name);
+    if (!/^\d+$/.test(name) || !(await lstat(link)).isSymbolicLink()) throw notEmpty(target, [`pg_tblspc/${name}`]);
+    links.set(name, resolve(directory, await readlink(link)));
+  }
+  return links;
+}
+
+async function checkEmptyPlace(place: string): Promise<void> {
+  const names = (await namesIn(place)).filter((name) => name !== "lost+found");
+  if (names.length > 0) throw notEmpty(place, names);
+}
+
+async function namesIn(directory: string): Promise<readonly string[]> {
+  try {
+    return await readdir(directory);
+  } catch (cause) {
+    if (systemCodeOf(cause) === "ENOENT") return [];
+    throw destinationError(`could not read "${directory}"`, cause);
+  }
+}
+
+function notEmpty(directory: string, names: readonly string[]): DestinationError {
+  return new DestinationError(`"${directory}" is not empty`, {
+    detail: `It contains ${names.slice(0, 3).map((name) => `"${name}"`).join(", ")}${names.length > 3 ? ` and ${names.length - 3} more` : ""}.`,
+    hint: "A backup is restored into an empty directory, so that nothing is lost or mixed. Move the old content away.",
+  });
+}
+
+function placeOf({ oid, location }: Tablespace, target: string, choice: TablespaceChoice, prepared: ReadonlyMap<string, string>): string | undefined {
+  switch (choice.kind) {
+    case "prepared links":
+      return prepared.get(oid);
+    case "source":
+      return checkedPlace(location);
+    case "inside":
+      return resolve(target, "tablespaces", oid);
+    case "mapping": {
+      const place = choice.places.get(oid) ?? choice.places.get(location);
+      return place === undefined ? prepared.get(oid) : checkedPlace(place);
+    }
+  }
+}
+
+function checkedPlace(place: string): string {
+  if (!isAbsolute(place) || normalize(place) !== place.replace(/(.)\/+$/, "$1")) {
+    throw new UsageError(`"${place}" cannot be the place of a tablespace`, { hint: "It must be an absolute path without . and .. in it." });
+  }
+  return place;
+}
+
+function refuseWithoutPlace(places: readonly (Tablespace & { readonly place: string | undefined })[]): void {
+  const homeless = places.filter(({ place }) => place === undefined);
+  if (homeless.length === 0) return;
+  const mapping = homeless.map(({ oid }) => `--tablespace-mapping ${oid}=/new/place`).join(" ");
+  throw new UsageError("the backup has tablespaces, and it is not said where they go", {
+    detail: homeless.map(({ oid, location }) => `Tablespace ${oid} was in "${location}".`).join(" "),
+    hint: `To where they were: --restore-spec SOURCE. Elsewhere: ${mapping}. Into the data directory itself: --blind-restore.`,
+  });
+}
+
+/** root restores for the owner of the directory, or of the one it is made in: a server does not run as root. */
+async function ownerOf(target: string): Promise<Owner | undefined> {
+  if (process.geteuid?.() !== 0) return undefined;
+  for (let directory = resolve(target); ; directory = resolve(directory, "..")) {
+    const found = await stat(directory).catch(() => undefined);
+    if (found) return found.uid === 0 ? undefined : { uid: found.uid, gid: found.gid };
+    if (directory === "/") return undefined;
+  }
+}
+
+const SYNCS_AT_ONCE = 16;
+
+/** Makes every file and directory durable: data first, then the names that lead to it. */
+export async function syncTree(target: string, tablespaceDirectories: readonly string[], signal: AbortSignal): Promise<void> {
+  for (const root of [...tablespaceDirectories, target]) {
+    const directories: string[] = [];
+    await forEachAtOnce(SYNCS_AT_ONCE, filesBelow(root, directories), async (path) => {
+      signal.throwIfAborted();
+      await syncFile(path);
+    });
+    for (const directory of directories.toReversed()) await syncDirectory(directory);
+    await syncDirectory(resolve(root, ".."));
+  }
+}
+
+async function* filesBelow(directory: string, directories: string[]): AsyncGenerator<string> {
+  directories.push(directory);
+  for (const entry of await readdir(directory, { withFileTypes: true })) {
+    const path = join(directory, entry.name);
+    if (entry.isDirectory()) yield* filesBelow(path, directories);
+    else if (entry.isFile()) yield path;
+  }
+}
+
+async function syncFile(path: string): Promise<void> {
+  try {
+    const file = await open(path, "r");
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+  } catch (cause) {
+    throw destinationError(`could not make "${path}" durable`, cause);
+  }
+}

@@ -1,0 +1,179 @@
+/**
+ * One part → files in the target directory, each compared with the backup manifest.
+ *
+ * The archive may be hostile: a member is placed only where its name leads inside the target, over nothing that exists, and
+ * only files and directories are made.
+ */
+import { constants } from "node:fs";
+import { chmod, chown, type FileHandle, mkdir, open } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { decodeStream } from "../codec/content.ts";
+import { readTar, type TarEntry } from "../codec/tar.ts";
+import type { Zstd } from "../codec/zstd.ts";
+import { IntegrityError, systemCodeOf } from "../errors.ts";
+import { destinationError } from "../system/atomic-file.ts";
+import type { Log } from "../system/log.ts";
+
+/** Size and SHA-256 of every file, by path relative to the data directory. */
+export type ExpectedFiles = ReadonlyMap<string, { readonly sizeBytes: number; readonly sha256: string }>;
+
+export interface Owner {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+export interface UnpackContext {
+  readonly target: string;
+  readonly zstd: Zstd;
+  readonly restored: RestoredFiles;
+  /** undefined: the backup does not say */
+  readonly expected: ExpectedFiles | undefined;
+  /** Files that get another name for now. */
+  readonly rename: ReadonlyMap<string, string>;
+  /** Who files are given to; undefined: who runs this. */
+  readonly owner: Owner | undefined;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+}
+
+const FRAMES_IN_FLIGHT = 3;
+
+/** @throws IntegrityError  damaged, hostile, or not what the manifest says; DestinationError as the file system */
+export async function unpackPart(source: AsyncIterable<Uint8Array>, context: UnpackContext): Promise<void> {
+  const content = decodeStream(source, context.zstd, { framesInFlight: FRAMES_IN_FLIGHT });
+  for await (const entry of readTar(content)) {
+    context.signal.throwIfAborted();
+    const path = pathInside(entry.name);
+    if (entry.type === "directory") await makeDirectory(path, entry, context);
+    else if (entry.type === "file" || entry.type === "contiguous-file") await writeFile(path, entry, context);
+    else refuseOther(path, entry, context);
+  }
+}
+
+/**
+ * "/base/1/1259" → "base/1/1259".
+ *
+ * @throws IntegrityError  the name leads out of the directory
+ */
+export function pathInside(memberName: string): string {
+  const segments = memberName.replace(/^\/+/, "").replace(/\/+$/, "").split("/");
+  if (memberName.includes("\0") || segments.some((segment) => segment === ".." || segment === "." || segment === "")) {
+    throw new IntegrityError("the part has a member that would leave the directory", { detail: `Its name is ${JSON.stringify(memberName)}.` });
+  }
+  return segments.join("/");
+}
+
+async function makeDirectory(path: string, entry: TarEntry, { target, owner }: UnpackContext): Promise<void> {
+  const directory = join(target, path);
+  try {
+    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await chmod(directory, directoryMode(entry.mode));
+    if (owner) await chown(directory, owner.uid, owner.gid);
+  } catch (cause) {
+    throw destinationError(`could not create the directory "${directory}"`, cause);
+  }
+}
+
+/** PostgreSQL starts on a directory of 0700 or 0750 only (checkDataDir in miscinit.c). */
+const directoryMode = (mode: number) => (mode & 0o050 ? 0o750 : 0o700);
+
+async function writeFile(path: string, entry: TarEntry, context: UnpackContext): Promise<void> {
+  const { target, expected, restored, signal } = context;
+  const wanted = expected?.get(path);
+  if (expected && wanted === undefined) throw new IntegrityError(`the part has "${path}", which is not in the backup's manifest`);
+  if (wanted && wanted.sizeBytes !== entry.sizeBytes) {
+    throw new IntegrityError(`"${path}" has the wrong size`, { detail: `It has ${entry.sizeBytes} bytes, the backup's manifest says ${wanted.sizeBytes}.` });
+  }
+
+  const place = join(target, context.rename.get(path) ?? path);
+  const hash = wanted && new Bun.CryptoHasher("sha256");
+  const file = await createFile(place, context);
+  try {
+    for await (const bytes of entry.content) {
+      signal.throwIfAborted();
+      hash?.update(bytes);
+      await writeAll(file, bytes, place);
+    }
+    // Permission bits only, and none for others: a data directory is nobody else's business.
+    await file.chmod(entry.mode & 0o770);
+    if (context.owner) await file.chown(context.owner.uid, context.owner.gid);
+    await file.utimes(entry.modifiedAt, entry.modifiedAt);
+  } finally {
+    await file.close();
+  }
+  if (wanted && hash?.digest("hex") !== wanted.sha256) {
+    throw new IntegrityError(`"${path}" is not what was backed up`, { detail: "Its SHA-256 differs from the one in the backup's manifest." });
+  }
+  restored.add(path, entry.sizeBytes);
+}
+
+/** Parts come in any order, so a file may come before the entry of its directory. */
+async function createFile(place: string, { owner }: UnpackContext): Promise<FileHandle> {
+  const create = () => open(place, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+  try {
+    return await create();
+  } catch (cause) {
+    if (systemCodeOf(cause) !== "ENOENT") throw destinationError(`could not create "${place}"`, cause);
+  }
+  try {
+    const first = await mkdir(dirname(place), { recursive: true, mode: 0o700 });
+    if (owner && first !== undefined) await chown(dirname(place), owner.uid, owner.gid);
+    return await create();
+  } catch (cause) {
+    throw destinationError(`could not create "${place}"`, cause);
+  }
+}
+
+async function writeAll(file: FileHandle, bytes: Uint8Array, place: string): Promise<void> {
+  try {
+    for (let at = 0; at < bytes.byteLength; ) at += (await file.write(bytes, at)).bytesWritten;
+  } catch (cause) {
+    throw destinationError(`could not write "${place}"`, cause);
+  }
+}
+
+/** WAL-G stores symbolic links that are no tablespaces as headers without content. */
+function refuseOther(path: string, entry: TarEntry, { log, expected }: UnpackContext): void {
+  if (expected) throw new IntegrityError(`the part has "${path}", which is neither a file nor a directory`, { detail: `It is a ${entry.type}.` });
+  log.warning(`"${path}" is a ${entry.type} and is not restored`, {
+    ...(entry.linkTarget && { detail: `It led to "${entry.linkTarget}".` }),
+    hint: "Make it by hand if it is needed.",
+  });
+}
+
+/** What has been restored so far, against what must be. */
+export class RestoredFiles {
+  readonly #missing: Set<string> | undefined;
+  #files = 0;
+  #bytes = 0;
+
+  constructor(expected: ExpectedFiles | undefined) {
+    this.#missing = expected && new Set(expected.keys());
+  }
+
+  get files(): number {
+    return this.#files;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** @throws IntegrityError  the same file came before */
+  add(path: string, sizeBytes: number): void {
+    if (this.#missing && !this.#missing.delete(path)) throw new IntegrityError(`"${path}" is in the backup twice`);
+    this.#files++;
+    this.#bytes += sizeBytes;
+  }
+
+  /** @throws IntegrityError  files are missing */
+  checkComplete(backup: string): void {
+    const missing = [...(this.#missing ?? [])];
+    if (missing.length === 0) return;
+    const shown = missing.slice(0, 5).map((path) => `"${path}"`).join(", ");
+    throw new IntegrityError(`backup "${backup}" is incomplete`, {
+      detail: `${missing.length} files of its manifest are in none of its parts: ${shown}${missing.length > 5 ? " …" : ""}.`,
+      hint: "What was restored cannot be started. Empty the directory and restore another backup.",
+    });
+  }
+}

@@ -1,0 +1,70 @@
+/** Waits until PostgreSQL has archived segments: without them a base backup cannot be restored. */
+import { PostgresError } from "../errors.ts";
+import type { SegmentSize, WalSegment } from "../postgres/wal-segment.ts";
+import { segmentsBetween } from "../postgres/wal-segment.ts";
+import type { WalArchive } from "../repository/wal-archive.ts";
+import { abortableDelay } from "../system/delay.ts";
+import type { Log } from "../system/log.ts";
+
+export interface WaitForWalContext {
+  readonly archive: WalArchive;
+  readonly segmentSize: SegmentSize;
+  readonly timeoutMs: number;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+  readonly now: () => Date;
+  /** What the server says of its archiver, as sentences. */
+  readonly describeArchiver: () => Promise<string>;
+}
+
+const FIRST_POLL_MS = 200;
+const LONGEST_POLL_MS = 5_000;
+const TELL_EVERY_MS = 15_000;
+
+/**
+ * @param first, last  both included, on one timeline
+ * @throws PostgresError  some were not archived in time; the detail has what the server says of its archiver
+ */
+export async function waitForWal(first: WalSegment, last: WalSegment, context: WaitForWalContext): Promise<void> {
+  const { timeoutMs, segmentSize, log, signal, now } = context;
+  const begun = now().getTime();
+  let told = begun;
+  let missing: WalSegment | undefined = first;
+
+  for (let pollMs = FIRST_POLL_MS; ; pollMs = Math.min(pollMs * 1.5, LONGEST_POLL_MS)) {
+    missing = await firstMissing(missing, last, segmentSize, context.archive);
+    if (missing === undefined) return;
+
+    const waited = now().getTime() - begun;
+    if (waited >= timeoutMs) throw await notArchived(missing, waited, context);
+    if (now().getTime() - told >= TELL_EVERY_MS) {
+      told = now().getTime();
+      log.info(`waiting for PostgreSQL to archive "${missing.name}" (${Math.round(waited / 1000)} s): ${await context.describeArchiver()}`);
+    }
+    await abortableDelay(Math.min(pollMs, timeoutMs - waited), signal);
+  }
+}
+
+/** One LIST for each 256 segments or fewer: those that share all but the last eight digits. */
+async function firstMissing(from: WalSegment, last: WalSegment, size: SegmentSize, archive: WalArchive): Promise<WalSegment | undefined> {
+  let listed: { readonly prefix: string; readonly names: ReadonlySet<string> } | undefined;
+  for (const segment of segmentsBetween(from, last, size)) {
+    const prefix = segment.name.slice(0, 16);
+    if (listed?.prefix !== prefix) listed = { prefix, names: await namesIn(archive, prefix) };
+    if (!listed.names.has(segment.name)) return segment;
+  }
+  return undefined;
+}
+
+async function namesIn(archive: WalArchive, prefix: string): Promise<ReadonlySet<string>> {
+  const names = new Set<string>();
+  for await (const { file } of archive.list(prefix)) if (file?.kind === "segment") names.add(file.name);
+  return names;
+}
+
+async function notArchived(missing: WalSegment, waitedMs: number, { archive, describeArchiver }: WaitForWalContext): Promise<PostgresError> {
+  return new PostgresError(`"${missing.name}" was not archived within ${Math.round(waitedMs / 1000)} s`, {
+    detail: `The backup needs it at ${archive.urlOf(missing.name)}. ${await describeArchiver()}`,
+    hint: "Look into the server's log for what archive_command says, and check that it archives to this prefix. WALB_ARCHIVE_TIMEOUT sets how long to wait.",
+  });
+}

@@ -1,0 +1,74 @@
+/** wal-b backup-push [data directory] */
+import { hostname } from "node:os";
+import { UsageError } from "../errors.ts";
+import { VERSION } from "../version.ts";
+import type { Command, CommandContext, Words } from "./command.ts";
+
+export const backupPush: Command = {
+  name: "backup-push",
+  summary: "take a base backup of a running cluster",
+  description:
+    "Copies the data DIRECTORY of a running server into the repository. The server is found as psql would find it (PGHOST, PGPORT, PGUSER, PGPASSFILE, PGSERVICE …), else by the directory's postmaster.pid. The backup is listed once it can be restored: every file, the labels and all WAL from its start to its end are there. Run it as the account that owns the directory.",
+  positionals: { directory: { help: "the server's data directory; asked from the server if left out", optional: true } },
+  options: {
+    "pool-size": { alias: "p", kind: "text", value: "N", setting: "uploadConcurrency", help: "parts written at once" },
+    permanent: { kind: "flag", help: "exempt the backup from retention, as backup-mark does" },
+    "while-offline": { kind: "flag", help: "back up a cluster that is shut down" },
+    json: { kind: "flag", help: "print the new backup as JSON" },
+  },
+  examples: [
+    ["wal-b backup-push /var/lib/postgresql/18/main", "from cron, every night"],
+    ["wal-b backup-push --permanent", "one to keep"],
+  ],
+
+  async run(words, context) {
+    const pushed = words.isSet("while-offline") ? await pushOffline(words, context) : await pushOnline(words, context);
+    if (words.isSet("json")) {
+      const { formatJson } = await import("../repository/json.ts");
+      context.output.write(`${formatJson({ name: pushed.name, ...pushed.sentinel })}\n`);
+    }
+  },
+};
+
+async function pushOnline(words: Words, context: CommandContext) {
+  const [{ openRepository }, { pushBackup }, { connectToPostgres }, { libpqSettings }, { readDataDirectory }, { currentAccount }] = await Promise.all([
+    import("./open-repository.ts"),
+    import("../backup/push.ts"),
+    import("../postgres/connection.ts"),
+    import("../postgres/libpq-settings.ts"),
+    import("../postgres/server-facts.ts"),
+    import("../system/account.ts"),
+  ]);
+  await using repository = await openRepository(context);
+  const { env, log, signal } = context;
+  const given = words.text("directory");
+  const libpq = libpqSettings({ env, account: currentAccount(env), dataDirectory: given });
+  await using connection = await connectToPostgres(libpq, { log, signal });
+  const directory = given ?? (await readDataDirectory(connection));
+  return await pushBackup(connection, directory, await pushContext(repository, words, context));
+}
+
+async function pushOffline(words: Words, context: CommandContext) {
+  const [{ openRepository }, { pushOfflineBackup }] = await Promise.all([import("./open-repository.ts"), import("../backup/push-offline.ts")]);
+  const directory = words.text("directory");
+  if (directory === undefined) throw new UsageError("no directory was given", { hint: "A server that is shut down cannot be asked for it." });
+  await using repository = await openRepository(context);
+  return await pushOfflineBackup(directory, await pushContext(repository, words, context));
+}
+
+async function pushContext({ store, archive, zstd }: import("./open-repository.ts").Repository, words: Words, { settings, log, signal, now }: CommandContext) {
+  return {
+    store,
+    archive,
+    zstd: await zstd(),
+    limits: { partsAtOnce: settings.uploadConcurrency, partContentBytes: settings.tarSizeThresholdBytes },
+    archiveTimeoutMs: settings.archiveTimeoutMs,
+    permanence: words.isSet("permanent") ? ("permanent" as const) : ("impermanent" as const),
+    hostname: hostname(),
+    processId: process.pid,
+    version: VERSION,
+    log,
+    signal,
+    now,
+  };
+}

@@ -1,0 +1,169 @@
+/** wal-b delete …: prints the plan; acts only with --confirm */
+import { UsageError } from "../errors.ts";
+import type { Leftovers } from "../retention/inventory.ts";
+import type { RetentionPlan } from "../retention/plan.ts";
+import type { Command, CommandContext, Words } from "./command.ts";
+import type { Repository } from "./open-repository.ts";
+
+export const remove: Command = {
+  name: "delete",
+  summary: "show what retention would remove; remove it with --confirm",
+  description:
+    "WHAT is one of\n  retain N      keep the newest N backups and the WAL from the oldest of them on\n  before NAME   keep the backup NAME and what is newer\n  garbage       what failed backups left, and WAL that no backup needs\n  everything    all backups and all WAL; with FORCE permanent ones too\n  old-versions  what WAL-E stored before its format 005\nPermanent backups (backup-mark) stay, with the WAL that they need. Nothing is removed without --confirm, and nothing at all when something in the repository cannot be read.",
+  positionals: { what: { help: "retain, before, garbage, everything or old-versions" }, value: { help: "N, NAME or FORCE", optional: true } },
+  options: {
+    confirm: { kind: "flag", help: "remove what the plan shows" },
+    "dry-run": { alias: "n", kind: "flag", help: "only show the plan, even with --confirm" },
+    "min-age": { kind: "text", value: "TIME", help: "garbage: spare unfinished backups that were written to within this time, such as 24h, which it is if not set" },
+  },
+  examples: [["wal-b delete retain 7 --confirm", "from cron, after backup-push"], ["wal-b delete garbage", "what would go"]],
+
+  async run(words, context) {
+    const { openRepository } = await import("./open-repository.ts");
+    const request = parseRequest(words);
+    await using repository = await openRepository(context);
+    await DELETIONS[request.what]({ ...request, acts: words.isSet("confirm") && !words.isSet("dry-run"), words, repository, context });
+  },
+};
+
+type What = "retain" | "before" | "garbage" | "everything" | "old-versions";
+
+interface Request {
+  readonly what: What;
+  readonly value: string | undefined;
+}
+
+interface Deletion extends Request {
+  readonly acts: boolean;
+  readonly words: Words;
+  readonly repository: Repository;
+  readonly context: CommandContext;
+}
+
+function parseRequest(words: Words): Request {
+  const [what, value] = [words.required("what"), words.text("value")];
+  const refuse = (message: string): never => {
+    throw new UsageError(message, { hint: 'Run "wal-b delete --help".' });
+  };
+  switch (what) {
+    case "retain":
+      if (!/^\d+$/.test(value ?? "") || Number(value) < 1) refuse(`"delete retain" needs how many backups to keep, 1 or more${value === undefined ? "" : `, not "${value}"`}`);
+      return { what, value };
+    case "before":
+      if (value === undefined) refuse('"delete before" needs the name of a backup');
+      return { what, value };
+    case "everything":
+      if (value !== undefined && value !== "FORCE") refuse(`"delete everything" takes FORCE and nothing else, not "${value}"`);
+      return { what, value };
+    case "garbage":
+    case "old-versions":
+      if (value !== undefined) refuse(`"delete ${what}" takes no "${value}"`);
+      return { what, value };
+    default:
+      return refuse(`"${what}" is nothing that can be deleted`);
+  }
+}
+
+const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
+  retain: (deletion) => deleteByPlan(deletion, async ({ planRetain }, inventory) => planRetain(Number(deletion.value), inventory)),
+
+  before: (deletion) =>
+    deleteByPlan(deletion, async ({ planBefore }, inventory) => {
+      const { findBackup } = await import("../repository/backup-catalog.ts");
+      const name = await nameOf(deletion, inventory.backups);
+      return planBefore((await findBackup(deletion.repository.store, name)).name, inventory);
+    }),
+
+  everything: (deletion) =>
+    deleteByPlan(deletion, async ({ planEverything }, inventory) => {
+      const permanent = inventory.backups.filter(({ isPermanent }) => isPermanent).map(({ name }) => `"${name}"`);
+      if (permanent.length > 0 && deletion.value !== "FORCE") {
+        throw new UsageError("there are permanent backups", { detail: `${permanent.join(", ")}.`, hint: 'Take the marks back with "wal-b backup-mark NAME --impermanent", or say "delete everything FORCE".' });
+      }
+      return planEverything(inventory);
+    }),
+
+  async garbage(deletion) {
+    const { repository, context, acts } = deletion;
+    const [{ readLeftovers }, { deleteLeftovers }] = await Promise.all([import("../retention/inventory.ts"), import("../retention/delete.ts")]);
+    await deleteByPlan(deletion, async ({ planGarbage }, inventory) => planGarbage(inventory));
+    const leftovers = oldEnough(await readLeftovers(repository.store), deletion);
+    context.output.write(describeLeftovers(leftovers));
+    if (acts) await deleteLeftovers(leftovers.backups, leftovers.uploads, { store: repository.store, log: context.log });
+  },
+
+  async "old-versions"({ repository, context, acts }) {
+    const keys: string[] = [];
+    for (const version of ["000", "001", "002", "003", "004"]) {
+      for (const folder of [`basebackups_${version}/`, `wal_${version}/`]) {
+        for await (const { key } of repository.store.list(folder)) keys.push(key);
+      }
+    }
+    context.output.write(`${keys.length} objects of WAL-E's formats before 005${acts || keys.length === 0 ? "" : "; nothing is removed without --confirm"}\n`);
+    if (acts) await repository.store.delete(keys);
+  },
+};
+
+/** WAL-E took a segment's name as well: then everything before the oldest backup that starts at it or later goes. */
+async function nameOf({ value }: Deletion, backups: readonly { readonly name: string; readonly startSegment?: string }[]): Promise<string> {
+  if (!/^[0-9A-F]{24}$/.test(value ?? "")) return value ?? "";
+  const from = backups.find(({ name }) => name.slice("base_".length) >= (value ?? ""));
+  if (from) return from.name;
+  throw new UsageError(`no backup starts at "${value}" or later`, { hint: "Deleting what is before it would leave nothing to restore." });
+}
+
+async function deleteByPlan(
+  { repository, context, acts }: Deletion,
+  plan: (planner: typeof import("../retention/plan.ts"), inventory: import("../retention/plan.ts").Inventory) => Promise<RetentionPlan>,
+): Promise<void> {
+  const [planner, { readInventory }, { carryOut }] = await Promise.all([import("../retention/plan.ts"), import("../retention/inventory.ts"), import("../retention/delete.ts")]);
+  const { store, archive } = repository;
+  const decided = await plan(planner, await readInventory(store, archive));
+  context.output.write(describePlan(decided, acts));
+  if (acts) await carryOut(decided, { store, log: context.log });
+}
+
+function describePlan(plan: RetentionPlan, acts: boolean): string {
+  const walBytes = plan.removeWal.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+  const lines = [
+    ...plan.keep.map(({ name, because }) => `keep    ${name}  ${because}`),
+    ...plan.removeBackups.map(({ name, because }) => `remove  ${name}  ${because}`),
+    `remove  ${plan.removeWal.length} objects of the WAL archive, ${(walBytes / 2 ** 20).toFixed(1)} MiB, that no backup kept needs${rangeOf(plan)}`,
+    `keep    ${plan.keptWal} objects of the WAL archive`,
+    ...plan.foreign.slice(0, 5).map((key) => `keep    ${key}  not an archived WAL file`),
+  ];
+  const nothing = plan.removeBackups.length === 0 && plan.removeWal.length === 0;
+  if (nothing) lines.push("nothing to remove");
+  else if (!acts) lines.push("nothing was removed: that needs --confirm");
+  return `${lines.join("\n")}\n`;
+}
+
+function rangeOf({ removeWal }: RetentionPlan): string {
+  const [first, last] = [removeWal[0]?.file?.name, removeWal.at(-1)?.file?.name];
+  return first === undefined || last === undefined ? "" : `: ${first} … ${last}`;
+}
+
+function oldEnough(leftovers: Leftovers, { words, context }: Deletion): Leftovers {
+  const limit = context.now().getTime() - minAgeMs(words.text("min-age"));
+  return {
+    backups: leftovers.backups.filter(({ lastWrite }) => lastWrite.getTime() <= limit),
+    uploads: leftovers.uploads.filter(({ initiated }) => initiated.getTime() <= limit),
+  };
+}
+
+const HOUR_MS = 3_600_000;
+
+function minAgeMs(text: string | undefined): number {
+  if (text === undefined) return 24 * HOUR_MS;
+  const [, digits, unit = "s"] = /^(\d+)(s|min|h|d)?$/.exec(text) ?? [];
+  if (digits === undefined) throw new UsageError(`--min-age is "${text}"`, { hint: "It must be a time such as 90s, 30min, 24h or 2d." });
+  return Number(digits) * ({ s: 1000, min: 60_000, h: HOUR_MS, d: 24 * HOUR_MS }[unit] ?? 1000);
+}
+
+function describeLeftovers({ backups, uploads }: Leftovers): string {
+  const lines = [
+    ...backups.map(({ name, keys, sizeBytes, lastWrite }) => `remove  ${name}  unfinished: ${keys.length} objects, ${(sizeBytes / 2 ** 20).toFixed(1)} MiB, last written ${lastWrite.toISOString()}`),
+    ...uploads.map(({ key, initiated }) => `abort   upload of ${key}, begun ${initiated.toISOString()}`),
+  ];
+  return lines.length === 0 ? "no unfinished backups or uploads that are old enough\n" : `${lines.join("\n")}\n`;
+}

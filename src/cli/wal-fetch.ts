@@ -1,0 +1,35 @@
+/** restore_command = 'wal-b wal-fetch %f %p' */
+import { dirname, resolve } from "node:path";
+import { Failure } from "../errors.ts";
+import type { Command } from "./command.ts";
+
+export const walFetch: Command = {
+  name: "wal-fetch",
+  summary: "restore one file of pg_wal (restore_command)",
+  description:
+    "Puts the archived file NAME at DESTINATION, verified. Exits 74 only when the store proved that the file is not there. Any other failure exits 200 while recovery.signal is in the data directory, so that PostgreSQL stops instead of ending recovery early, and 69 under standby.signal, so that a standby asks again.",
+  positionals: { name: { help: "%f of restore_command" }, destination: { help: "%p of restore_command" } },
+  options: {
+    prefetch: { alias: "p", kind: "text", value: "N", help: "segments to keep ready ahead of recovery" },
+  },
+  examples: [["restore_command = 'envdir /etc/wal-e.d/env wal-b wal-fetch %f %p'", "in postgresql.conf"]],
+
+  async run(words, context) {
+    const [{ openRepository }, { fetchWal }] = await Promise.all([import("./open-repository.ts"), import("../wal/fetch.ts")]);
+    const destination = resolve(context.workingDirectory, words.required("destination"));
+    await using repository = await openRepository(context);
+    const systemIdentifier = await systemIdentifierBeside(destination);
+    await fetchWal(words.required("name"), destination, { archive: repository.archive, systemIdentifier, log: context.log });
+  },
+};
+
+/** Of the data directory that the destination is in; undefined when it is in none. */
+async function systemIdentifierBeside(destination: string): Promise<bigint | undefined> {
+  const { readPgControl } = await import("../postgres/pg-control.ts");
+  try {
+    return (await readPgControl(dirname(dirname(destination)))).systemIdentifier;
+  } catch (error) {
+    if (error instanceof Failure) return undefined;
+    throw error;
+  }
+}

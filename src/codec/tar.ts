@@ -1,0 +1,142 @@
+/** tar archives, written and read as streams; entries have exactly the size that was promised. */
+import { extract, pack } from "tar-stream";
+import { IntegrityError, reasonOf } from "../errors.ts";
+import { drainedOrClosed } from "./drained.ts";
+
+/** destroy() without an error; the declared type of tar-stream demands one. */
+const NO_ERROR = undefined as unknown as Error;
+
+export interface TarHeader {
+  /** As it stands in the archive; a leading "/" is kept. */
+  readonly name: string;
+  readonly type: "file" | "directory";
+  readonly sizeBytes: number;
+  /** Permission bits. */
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly modifiedAt: Date;
+}
+
+/** Writes one archive. Its bytes go to `sink` in order; nothing is buffered beyond the piece being written. */
+export class TarWriter {
+  readonly #pack = pack();
+  readonly #draining: Promise<void>;
+
+  constructor(sink: (bytes: Uint8Array) => Promise<void>) {
+    this.#draining = this.#drain(sink);
+    // Observed by add() and end(); until then a failure must not count as unhandled.
+    this.#draining.catch(() => {});
+  }
+
+  async #drain(sink: (bytes: Uint8Array) => Promise<void>): Promise<void> {
+    try {
+      for await (const bytes of this.#pack) await sink(bytes as Uint8Array);
+    } catch (error) {
+      this.#pack.destroy(error instanceof Error ? error : new Error(String(error)));
+      throw error;
+    }
+  }
+
+  /** @param content  exactly `header.sizeBytes` bytes; a RangeError if not */
+  async add(header: TarHeader, content: Iterable<Uint8Array> | AsyncIterable<Uint8Array> = []): Promise<void> {
+    const { name, type, sizeBytes: size, mode, uid, gid, modifiedAt: mtime } = header;
+    // An error of the pack ends up in #draining, which tells why.
+    const entry = this.#pack.entry({ name, type, size, mode, uid, gid, mtime });
+    const done = new Promise<void>((resolve, reject) => entry.once("close", resolve).once("error", reject));
+    done.catch(() => {});
+
+    let written = 0;
+    for await (const bytes of content) {
+      written += bytes.byteLength;
+      if (written > size) break;
+      if (!entry.write(bytes)) await Promise.race([drained(entry), done, this.#draining]);
+    }
+    if (written !== size) {
+      const error = new RangeError(`tar entry "${name}" was promised ${size} bytes and got ${written}`);
+      this.#pack.destroy(error);
+      throw error;
+    }
+    entry.end(undefined);
+    await Promise.race([done, this.#draining]);
+  }
+
+  async end(): Promise<void> {
+    this.#pack.finalize();
+    await this.#draining;
+  }
+
+  /** Gives up the archive; to be called when end() will not be. */
+  async abandon(): Promise<void> {
+    this.#pack.destroy(NO_ERROR);
+    await this.#draining.catch(() => {});
+  }
+}
+
+const drained = (entry: NodeJS.EventEmitter) => new Promise<void>((resolve) => entry.once("drain", resolve));
+
+export interface TarEntry {
+  readonly name: string;
+  /** tar-stream's word for the type: "file", "directory", "symlink" … */
+  readonly type: string;
+  readonly linkTarget: string | undefined;
+  readonly sizeBytes: number;
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly modifiedAt: Date;
+  /** To be read before the next entry is taken; what is left unread is passed over. */
+  readonly content: AsyncIterable<Uint8Array>;
+}
+
+/** @throws IntegrityError  not a tar archive, or it is cut off inside an entry */
+export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry> {
+  const archive = extract();
+  const feeding = feed(source, archive);
+  /** Where the source failed, that is the reason; otherwise the archive itself is bad. */
+  const explain = async (cause: unknown): Promise<never> => {
+    await feeding;
+    throw new IntegrityError("the tar archive is damaged", { detail: `${reasonOf(cause)}.`, cause });
+  };
+  const readable = async function* (entry: AsyncIterable<unknown>): AsyncGenerator<Uint8Array> {
+    try {
+      for await (const bytes of entry) yield bytes as Uint8Array;
+    } catch (cause) {
+      await explain(cause);
+    }
+  };
+  feeding.catch((error: unknown) => archive.destroy(error instanceof Error ? error : new Error(String(error))));
+  try {
+    for await (const entry of archive) {
+      const { name, type, linkname, size, mode, uid, gid, mtime } = entry.header;
+      yield {
+        name,
+        type: type ?? "file",
+        linkTarget: linkname ?? undefined,
+        sizeBytes: size ?? 0,
+        mode: (mode ?? 0) & 0o7777,
+        uid: uid ?? 0,
+        gid: gid ?? 0,
+        modifiedAt: mtime ?? new Date(0),
+        content: readable(entry),
+      };
+      entry.resume();
+    }
+  } catch (cause) {
+    if (cause instanceof IntegrityError) throw cause;
+    await explain(cause);
+  } finally {
+    archive.destroy(NO_ERROR);
+  }
+  await feeding;
+}
+
+async function feed(source: AsyncIterable<Uint8Array>, archive: ReturnType<typeof extract>): Promise<void> {
+  for await (const bytes of source) {
+    if (archive.destroyed) return;
+    if (!archive.write(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))) {
+      await drainedOrClosed(archive);
+    }
+  }
+  archive.end(undefined);
+}

@@ -1,0 +1,50 @@
+/**
+ * zstd frames, compressed and decompressed beside the main thread.
+ *
+ * Level 3 is the work of @mongodb-js/zstd 1.2.2, which knows no other level. Where its addon cannot be loaded (it is
+ * unpacked to the temporary directory, which may be read-only or noexec) and for other levels, Bun's own zstd serves.
+ */
+import { IntegrityError, reasonOf } from "../errors.ts";
+import { sealFrame } from "./zstd-frames.ts";
+
+export interface Zstd {
+  /** @returns one frame that states its content's size and checksum */
+  compressFrame(content: Uint8Array): Promise<Uint8Array>;
+
+  /**
+   * @param frame  one whole frame that states its content's size
+   * @throws IntegrityError  damaged, or the content has another size
+   */
+  decompressFrame(frame: Uint8Array, contentBytes: number): Promise<Uint8Array>;
+}
+
+const ADDON_LEVEL = 3;
+
+export async function openZstd(level: number = ADDON_LEVEL): Promise<Zstd> {
+  const addon = await loadAddonOrNothing();
+  const compress = addon && level === ADDON_LEVEL ? addon.compress : (content: Uint8Array) => Bun.zstdCompress(content, { level });
+  const decompress = addon ? addon.decompress : Bun.zstdDecompress;
+
+  return {
+    async compressFrame(content) {
+      return sealFrame(await compress(content, level), content);
+    },
+
+    async decompressFrame(frame, contentBytes) {
+      const content = await decompress(frame).catch((cause: unknown) => {
+        throw new IntegrityError("a zstd frame is damaged", { detail: `${reasonOf(cause)}.`, cause });
+      });
+      if (content.byteLength !== contentBytes) {
+        const detail = `It holds ${content.byteLength} bytes and states ${contentBytes}.`;
+        throw new IntegrityError("a zstd frame is damaged", { detail });
+      }
+      return content;
+    },
+  };
+}
+
+
+async function loadAddonOrNothing() {
+  const { loadZstdAddon } = await import("./zstd-addon.ts");
+  return loadZstdAddon().catch(() => undefined);
+}

@@ -1,0 +1,66 @@
+/** The edge of the process: argv, environment and signals come in here, the exit code goes out. */
+import { writeSync } from "node:fs";
+import { constants } from "node:os";
+import { runProgram } from "./cli/program.ts";
+import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
+import { exitCodeOf, InterruptedError, systemCodeOf } from "./errors.ts";
+import { createLog } from "./system/log.ts";
+
+const stop = new AbortController();
+
+// PostgreSQL expects 128 + signal from a command it interrupted. A plain 1 from restore_command would read as "end of
+// archive" (PostgreSQL, xlogarchive.c, RestoreArchivedFile).
+for (const name of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
+  process.once(name, () => stop.abort(new InterruptedError(name, constants.signals[name])));
+}
+
+// A rejection nobody awaited would otherwise exit 1.
+for (const event of ["uncaughtException", "unhandledRejection"] as const) process.on(event, fail);
+
+process.exit(await run());
+
+async function run(): Promise<number> {
+  try {
+    await runProgram(process.argv.slice(2), {
+      env: process.env,
+      workingDirectory: process.cwd(),
+      signal: stop.signal,
+      now: () => new Date(),
+      output: { isTerminal: process.stdout.isTTY === true, write: (text) => writeFully(1, text) },
+      writeLog: (record) => writeFully(2, `${record}\n`),
+    });
+    return 0;
+  } catch (error) {
+    return fail(stop.signal.aborted ? stop.signal.reason : error);
+  }
+}
+
+function fail(error: unknown): never {
+  createLog((record) => writeFully(2, `${record}\n`), { format: logFormat(), level: "info", now: () => new Date() }).error(error);
+  process.exit(exitCode(error));
+}
+
+/** The command is not known for certain when its words were wrong; a word alone is enough to be careful. */
+function exitCode(error: unknown): number {
+  const words = process.argv.slice(2);
+  const command = words.indexOf("wal-fetch");
+  if (command === -1) return exitCodeOf(error);
+  const [, destination] = words.slice(command + 1).filter((word) => !word.startsWith("-"));
+  return walFetchExitCode(error, recoveryState(process.cwd(), destination));
+}
+
+const logFormat = () => (process.argv.includes("--log-format=json") || process.env["WALB_LOG_FORMAT"] === "json" ? "json" : "text");
+
+/** writeSync, because process.exit() drops what process.stderr.write() has not yet put in the pipe. */
+function writeFully(descriptor: number, text: string): void {
+  const bytes = Buffer.from(text);
+  for (let written = 0; written < bytes.length; ) {
+    try {
+      written += writeSync(descriptor, bytes, written);
+    } catch (error) {
+      // A pipe that is full and does not block asks to be tried again; a reader that is gone must not change the outcome.
+      if (systemCodeOf(error) !== "EAGAIN") return;
+      Bun.sleepSync(5);
+    }
+  }
+}

@@ -1,0 +1,157 @@
+/**
+ * The backup half of the repository, writing: a claim first, then parts and metadata, the sentinel last.
+ *
+ * Nothing is listed before publish(). What a failed backup wrote is taken back as far as the credentials allow; the rest is
+ * found by `delete garbage`, by its claim.
+ */
+import { ContentEncoder, encodeContent } from "../codec/content.ts";
+import { type TarHeader, TarWriter } from "../codec/tar.ts";
+import type { Zstd } from "../codec/zstd.ts";
+import { IntegrityError, reasonOf } from "../errors.ts";
+import type { ObjectKey, ObjectStore } from "../storage/object-store.ts";
+import type { Log } from "../system/log.ts";
+import { formatJson } from "./json.ts";
+import { backupKeys, partKey } from "./keys.ts";
+import { encodeMetadata, encodeSentinel, type Sentinel } from "./sentinel.ts";
+
+/** Who is making a backup: kept beside it, so that a second one under the same name is refused on every host. */
+export interface BackupClaim {
+  readonly hostname: string;
+  readonly processId: number;
+  readonly startedAt: Date;
+  readonly version: string;
+}
+
+export interface BackupUploadContext {
+  readonly store: ObjectStore;
+  readonly zstd: Zstd;
+  readonly log: Log;
+}
+
+/** Frames of one part that are compressed at once. With several parts at once, the cores are kept busy by 2. */
+const FRAMES_IN_FLIGHT = 3;
+
+export interface PartSize {
+  readonly contentBytes: number;
+  readonly storedBytes: number;
+}
+
+/** A backup being written. Disposing it before publish() takes back what was uploaded so far. */
+export class BackupUpload implements AsyncDisposable {
+  readonly name: string;
+  readonly #context: BackupUploadContext;
+  readonly #written: ObjectKey[] = [];
+  #isPublished = false;
+
+  /** Use beginBackupUpload(). */
+  constructor(name: string, context: BackupUploadContext) {
+    this.name = name;
+    this.#context = context;
+  }
+
+  /** Writes one tar archive as an object under tar_partitions/; `fill` adds its entries. */
+  async putPart(part: string, fill: (tar: PartWriter) => Promise<void>): Promise<PartSize> {
+    const { store, zstd } = this.#context;
+    const key = partKey(this.name, part);
+    await using upload = store.upload(key);
+    const encoder = new ContentEncoder(zstd, (frame) => upload.write(frame), FRAMES_IN_FLIGHT);
+    const tar = new TarWriter((bytes) => encoder.write(bytes));
+    const writer = new PartWriter(tar);
+    try {
+      await fill(writer);
+      await tar.end();
+    } catch (error) {
+      await tar.abandon();
+      throw error;
+    }
+    const size = await encoder.end();
+    this.#created(key, await upload.complete());
+    return size;
+  }
+
+  async putManifest(manifest: string): Promise<void> {
+    const body = await encodeContent(new TextEncoder().encode(manifest), this.#context.zstd);
+    await this.#put(backupKeys(this.name).manifest, body);
+  }
+
+  async putFilesMetadata(body: Uint8Array): Promise<void> {
+    await this.#put(backupKeys(this.name).filesMetadata, body);
+  }
+
+  /** Writes the metadata and then the sentinel: from its appearance on, the backup exists. */
+  async publish(sentinel: Sentinel): Promise<void> {
+    const keys = backupKeys(this.name);
+    await this.#put(keys.metadata, encodeMetadata(sentinel));
+    await this.#put(keys.sentinel, encodeSentinel(sentinel));
+    this.#isPublished = true;
+  }
+
+  async claim(claim: BackupClaim): Promise<void> {
+    const { store } = this.#context;
+    const key = backupKeys(this.name).claim;
+    if ((await store.putIfAbsent(key, new TextEncoder().encode(formatJson(claim)))) === "exists") {
+      throw new IntegrityError(`a backup with the name "${this.name}" has been begun already`, {
+        detail: `${store.urlOf(key)} tells by whom.`,
+        hint: 'If that one is not running any more, "wal-b delete garbage --confirm" removes what is left of it. On a standby, wait for the next restartpoint: backups between two have the same name.',
+      });
+    }
+    this.#written.push(key);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isPublished || this.#written.length === 0) return;
+    const { store, log } = this.#context;
+    try {
+      // Newest first, the claim last: as long as anything is left, it is known whose it is.
+      await store.forCleanup().delete(this.#written.toReversed());
+    } catch (error) {
+      log.warning(`could not remove the unfinished backup "${this.name}"`, {
+        detail: `${reasonOf(error)}. It is not listed and cannot be restored by mistake.`,
+        hint: '"wal-b delete garbage --confirm", with credentials that may delete, removes it.',
+      });
+    }
+  }
+
+  async #put(key: ObjectKey, body: Uint8Array): Promise<void> {
+    await using upload = this.#context.store.upload(key);
+    await upload.write(body);
+    this.#created(key, await upload.complete());
+  }
+
+  #created(key: ObjectKey, outcome: "created" | "exists"): void {
+    if (outcome === "exists") {
+      throw new IntegrityError(`${this.#context.store.urlOf(key)} exists already`, {
+        detail: "Nothing in the repository is ever overwritten.",
+        hint: 'Another backup may be running under this name. "wal-b delete garbage" shows what failed backups left.',
+      });
+    }
+    this.#written.push(key);
+  }
+}
+
+/** @throws IntegrityError  a backup of this name exists or was begun; StorageError and AccessError as the store */
+export async function beginBackupUpload(name: string, claim: BackupClaim, context: BackupUploadContext): Promise<BackupUpload> {
+  const upload = new BackupUpload(name, context);
+  await upload.claim(claim);
+  return upload;
+}
+
+/** Adds entries to a part and counts them. */
+export class PartWriter {
+  readonly #tar: TarWriter;
+  #contentBytes = 0;
+
+  constructor(tar: TarWriter) {
+    this.#tar = tar;
+  }
+
+  /** Bytes of files so far, without the archive's own. */
+  get contentBytes(): number {
+    return this.#contentBytes;
+  }
+
+  async add(header: TarHeader, content?: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
+    await this.#tar.add(header, content);
+    this.#contentBytes += header.sizeBytes;
+  }
+}

@@ -1,0 +1,44 @@
+/**
+ * files_metadata.json: which part holds which files, in WAL-G's form.
+ *
+ * WAL-G restores only files that are listed here, by exactly the names that stand in the tar archives.
+ */
+import { IntegrityError } from "../errors.ts";
+import { JsonFields } from "./json.ts";
+
+export interface PartContents {
+  /** Object name below tar_partitions/. */
+  readonly part: string;
+  readonly files: readonly { readonly memberName: string; readonly modifiedAt: Date }[];
+}
+
+/** Collects parts in the order in which they end, as text: memory grows by the names of the files and nothing else. */
+export class FilesMetadataWriter {
+  readonly #files: string[] = [];
+  readonly #sets: string[] = [];
+
+  add({ part, files }: PartContents): void {
+    for (const { memberName, modifiedAt } of files) {
+      this.#files.push(`${JSON.stringify(memberName)}:{"IsIncremented":false,"IsSkipped":false,"MTime":"${modifiedAt.toISOString()}","UpdatesCount":0}`);
+    }
+    this.#sets.push(`${JSON.stringify(part)}:${JSON.stringify(files.map(({ memberName }) => memberName))}`);
+  }
+
+  finish(): Uint8Array {
+    return new TextEncoder().encode(`{"Files":{${this.#files.join(",")}},"TarFileSets":{${this.#sets.join(",")}},"DatabasesByNames":{}}`);
+  }
+}
+
+/**
+ * @returns the parts that belong to the backup, in order of their names; undefined when the backup does not say (WAL-G with
+ *          WALG_WITHOUT_FILES_METADATA)
+ * @throws IntegrityError  not what it should be
+ */
+export function partsOfFilesMetadata(body: Uint8Array, url: string): readonly string[] | undefined {
+  const sets = JsonFields.parse(new TextDecoder().decode(body), url).object("TarFileSets");
+  if (sets === undefined || sets.names().length === 0) return undefined;
+  for (const name of sets.names()) {
+    if (name.includes("/") || sets.texts(name) === undefined) throw new IntegrityError(`${url} is damaged`, { detail: `It has the part "${name}".` });
+  }
+  return sets.names().toSorted();
+}

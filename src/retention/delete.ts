@@ -1,0 +1,43 @@
+/**
+ * Carries a plan out: sentinels first, so that nothing is listed that cannot be restored; then contents; then WAL.
+ *
+ * An interrupted run leaves contents without a sentinel, which `delete garbage` finds.
+ */
+import type { ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
+import type { Log } from "../system/log.ts";
+import { keysOfBackup, type UnfinishedBackup } from "./inventory.ts";
+import type { RetentionPlan } from "./plan.ts";
+
+export interface DeleteContext {
+  readonly store: ObjectStore;
+  readonly log: Log;
+}
+
+/** @throws StorageError  some objects are still there; the message names them, and running again goes on */
+export async function carryOut(plan: RetentionPlan, { store, log }: DeleteContext): Promise<void> {
+  const contents: (readonly string[])[] = [];
+  for (const { name } of plan.removeBackups) {
+    const [sentinel, ...rest] = await keysOfBackup(store, name);
+    if (sentinel !== undefined) await store.delete([sentinel]);
+    contents.push(rest);
+    log.info(`deleted the sentinel of backup "${name}": it is not listed any more`);
+  }
+  for (const keys of contents) await store.delete(keys);
+  await store.delete(plan.removeWal.map(({ key }) => key));
+  if (plan.removeBackups.length > 0) log.info(`deleted ${plan.removeBackups.length} backups`);
+  if (plan.removeWal.length > 0) log.info(`deleted ${plan.removeWal.length} objects of the WAL archive`);
+}
+
+export async function deleteLeftovers(
+  backups: readonly UnfinishedBackup[],
+  uploads: readonly UnfinishedUpload[],
+  { store, log }: DeleteContext,
+): Promise<void> {
+  for (const upload of uploads) await store.abortUpload(upload);
+  for (const { name } of backups) {
+    const [, ...keys] = await keysOfBackup(store, name);
+    await store.delete(keys);
+    log.info(`deleted what was left of the unfinished backup "${name}"`);
+  }
+  if (uploads.length > 0) log.info(`aborted ${uploads.length} unfinished uploads`);
+}

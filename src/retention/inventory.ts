@@ -1,0 +1,75 @@
+/**
+ * Everything that a retention plan must know, read completely or not at all: what cannot be read could be what is still
+ * needed, so any failure here ends the command before anything is deleted.
+ */
+import { Failure, IntegrityError } from "../errors.ts";
+import { parseTimelineHistory, type TimelineHistory } from "../postgres/timeline-history.ts";
+import { readCatalog } from "../repository/backup-catalog.ts";
+import { BACKUPS, backupKeys, backupOfContent, backupOfSentinel } from "../repository/keys.ts";
+import type { WalArchive } from "../repository/wal-archive.ts";
+import type { ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
+import type { Inventory, WalEntry } from "./plan.ts";
+
+/** @throws IntegrityError  a sentinel or a timeline history cannot be read; StorageError and AccessError as the store */
+export async function readInventory(store: ObjectStore, archive: WalArchive): Promise<Inventory> {
+  const { backups, unreadable } = await readCatalog(store);
+  const [first] = unreadable;
+  if (first) {
+    throw new IntegrityError(`backup "${first.name}" cannot be read, so nothing is deleted`, {
+      detail: first.failure instanceof Failure ? `${first.failure.message}.` : String(first.failure),
+      hint: "What it needs cannot be known. If it is of no use, remove its sentinel by hand, then run the command again.",
+      cause: first.failure,
+    });
+  }
+
+  const wal: WalEntry[] = [];
+  const histories = new Map<number, TimelineHistory>();
+  for await (const { key, sizeBytes, file } of archive.list()) {
+    wal.push({ key, sizeBytes, file });
+    if (file?.kind === "history") histories.set(file.timeline, parseTimelineHistory(file.timeline, new TextDecoder().decode(await archive.get(file))));
+  }
+  return { backups, wal, histories };
+}
+
+/** What a backup that failed, or still runs, has left: objects of a backup without a sentinel. */
+export interface UnfinishedBackup {
+  readonly name: string;
+  readonly keys: readonly string[];
+  readonly sizeBytes: number;
+  /** When the newest of its objects was written; a running backup writes one every few seconds. */
+  readonly lastWrite: Date;
+}
+
+export interface Leftovers {
+  readonly backups: readonly UnfinishedBackup[];
+  readonly uploads: readonly UnfinishedUpload[];
+}
+
+export async function readLeftovers(store: ObjectStore): Promise<Leftovers> {
+  const complete = new Set<string>();
+  const found = new Map<string, { keys: string[]; sizeBytes: number; lastWrite: Date }>();
+  for await (const { key, sizeBytes, lastModified } of store.list(BACKUPS)) {
+    const sentinel = backupOfSentinel(key);
+    if (sentinel) complete.add(sentinel.name);
+    const content = backupOfContent(key);
+    if (!content) continue;
+    const entry = found.get(content.name) ?? { keys: [], sizeBytes: 0, lastWrite: lastModified };
+    entry.keys.push(key);
+    entry.sizeBytes += sizeBytes;
+    if (lastModified > entry.lastWrite) entry.lastWrite = lastModified;
+    found.set(content.name, entry);
+  }
+
+  const uploads: UnfinishedUpload[] = [];
+  for await (const upload of store.listUnfinishedUploads("")) uploads.push(upload);
+  const backups = [...found].filter(([name]) => !complete.has(name)).map(([name, entry]) => ({ name, ...entry }));
+  return { backups, uploads };
+}
+
+/** Every object of a backup, the sentinel first, the claim last. */
+export async function keysOfBackup(store: ObjectStore, name: string): Promise<readonly string[]> {
+  const { sentinel, claim } = backupKeys(name);
+  const content: string[] = [];
+  for await (const { key } of store.list(`${BACKUPS}${name}/`)) if (key !== claim) content.push(key);
+  return [sentinel, ...content, claim];
+}

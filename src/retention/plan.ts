@@ -1,0 +1,130 @@
+/**
+ * Decides what may go, and why what stays stays. Pure: reads nothing, deletes nothing.
+ *
+ * Never by an object's age: by the times and LSNs in the sentinels, by timeline ancestry, and always in favour of keeping
+ * when something is not known.
+ */
+import { type TimelineHistory, switchPointOf } from "../postgres/timeline-history.ts";
+import { type SegmentSize, segmentHolding, segmentNumber, segmentBefore, type WalFile } from "../postgres/wal-segment.ts";
+import type { Backup } from "../repository/backup-catalog.ts";
+
+export type RetainedBackup = Pick<Backup, "name" | "timeline" | "startLsn" | "stopLsn" | "finishedAt" | "isPermanent" | "segmentSize" | "systemIdentifier">;
+
+export interface WalEntry {
+  readonly key: string;
+  readonly sizeBytes: number;
+  /** undefined: nothing that PostgreSQL archives; such objects are never deleted. */
+  readonly file?: WalFile | undefined;
+}
+
+/** What lies in the repository. */
+export interface Inventory {
+  /** Oldest first, by the time they finished. */
+  readonly backups: readonly RetainedBackup[];
+  readonly wal: readonly WalEntry[];
+  /** Of each timeline whose history is archived; timeline 1 has none and needs none. */
+  readonly histories: ReadonlyMap<number, TimelineHistory>;
+}
+
+export interface RetentionPlan {
+  readonly keep: readonly { readonly name: string; readonly because: string }[];
+  readonly removeBackups: readonly { readonly name: string; readonly because: string }[];
+  readonly removeWal: readonly WalEntry[];
+  readonly keptWal: number;
+  /** Objects under wal_005/ that are none of ours; they stay. */
+  readonly foreign: readonly string[];
+}
+
+/** Keeps the newest `count` backups of each cluster and every permanent one. `count` is at least 1. */
+export function planRetain(count: number, inventory: Inventory): RetentionPlan {
+  const newestFirst = inventory.backups.toReversed();
+  return planKeeping(inventory, (backup) => {
+    const rank = newestFirst.filter(({ systemIdentifier }) => systemIdentifier === backup.systemIdentifier).indexOf(backup) + 1;
+    if (rank <= count) return { keep: true, because: `newest ${rank} of ${count}` };
+    return { keep: false, because: `${rank - count} older than the ${count} to retain` };
+  });
+}
+
+/**
+ * Keeps a backup, all that finished after it, and all of other clusters.
+ *
+ * @throws RangeError  no backup has this name
+ */
+export function planBefore(name: string, inventory: Inventory): RetentionPlan {
+  const position = inventory.backups.findIndex((backup) => backup.name === name);
+  const named = inventory.backups[position];
+  if (named === undefined) throw new RangeError(`no backup "${name}"`);
+  return planKeeping(inventory, (backup) => {
+    if (backup.systemIdentifier !== named.systemIdentifier) return { keep: true, because: `of another cluster, ${backup.systemIdentifier}` };
+    if (backup === named) return { keep: true, because: "the one named" };
+    const isOlder = inventory.backups.indexOf(backup) < position;
+    return isOlder ? { keep: false, because: `finished before ${name}` } : { keep: true, because: `finished after ${name}` };
+  });
+}
+
+/** Keeps every backup: what goes is WAL that none of them needs. */
+export function planGarbage(inventory: Inventory): RetentionPlan {
+  return planKeeping(inventory, () => ({ keep: true, because: "complete" }));
+}
+
+/** Everything goes: permanent backups too, timeline histories too. The caller has made sure that this is meant. */
+export function planEverything({ backups, wal }: Inventory): RetentionPlan {
+  const [removeWal, foreign] = [wal.filter(({ file }) => file !== undefined), wal.filter(({ file }) => file === undefined)];
+  return {
+    keep: [],
+    removeBackups: backups.map(({ name }) => ({ name, because: "everything goes" })),
+    removeWal,
+    keptWal: foreign.length,
+    foreign: foreign.map(({ key }) => key),
+  };
+}
+
+type Verdict = { readonly keep: boolean; readonly because: string };
+
+function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Verdict): RetentionPlan {
+  const judged = inventory.backups.map((backup) => ({ backup, ...judge(backup) }));
+  const retained = judged.filter(({ keep }) => keep).map(({ backup }) => backup);
+  const permanent = judged.filter(({ keep, backup }) => !keep && backup.isPermanent).map(({ backup }) => backup);
+
+  const isNeeded = (file: WalFile) =>
+    retained.some((backup) => continues(backup, file, inventory.histories)) || permanent.some((backup) => completes(backup, file));
+  // Without any backup nothing tells what is still needed; the WAL of a cluster that has no backup yet must survive.
+  const removable = ({ file }: WalEntry) => file !== undefined && retained.length > 0 && !isNeeded(file);
+
+  return {
+    keep: judged.flatMap(({ backup, keep, because }) => {
+      if (keep) return { name: backup.name, because };
+      return backup.isPermanent ? { name: backup.name, because: "permanent" } : [];
+    }),
+    removeBackups: judged.filter(({ backup, keep }) => !keep && !backup.isPermanent).map(({ backup, because }) => ({ name: backup.name, because })),
+    removeWal: inventory.wal.filter(removable),
+    keptWal: inventory.wal.filter((entry) => !removable(entry)).length,
+    foreign: inventory.wal.filter(({ file }) => file === undefined).map(({ key }) => key),
+  };
+}
+
+/**
+ * Whether recovery from this backup to any later point may ask for the file.
+ *
+ * A segment on another timeline is spared unless it lies before the start, or the backup's own history shows that its timeline
+ * was left before.
+ */
+function continues(backup: RetainedBackup, file: WalFile, histories: ReadonlyMap<number, TimelineHistory>): boolean {
+  if (file.kind === "history") return true;
+  const size = backup.segmentSize;
+  const number = segmentNumber(file, size);
+  if (number < segmentNumber(segmentHolding(backup.timeline, backup.startLsn, size), size)) return false;
+
+  const left = switchPointOf(histories.get(backup.timeline) ?? [], file.timeline);
+  return left === undefined || number <= segmentNumber(segmentHolding(file.timeline, left, size), size);
+}
+
+/** Whether this backup alone, restored to the moment it ended, needs the file. */
+function completes(backup: RetainedBackup, file: WalFile): boolean {
+  if (file.kind === "history") return true;
+  if (file.timeline !== backup.timeline) return false;
+  const size: SegmentSize = backup.segmentSize;
+  const number = segmentNumber(file, size);
+  const [first, last] = [segmentHolding(backup.timeline, backup.startLsn, size), segmentBefore(backup.timeline, backup.stopLsn, size)];
+  return number >= segmentNumber(first, size) && number <= segmentNumber(last, size);
+}

@@ -1,0 +1,81 @@
+/**
+ * Whether the archive is this cluster's own: two clusters under one prefix would mix their WAL, until one cannot archive and
+ * neither can be restored.
+ *
+ * The archive's owner is in what it holds already: the first segment in it states a system identifier. Looking costs two
+ * requests, so a positive answer is remembered on this host; archiving a segment costs one request from then on.
+ */
+import { mkdir, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { IntegrityError } from "../errors.ts";
+import { checkSegment } from "../postgres/wal-page-header.ts";
+import type { WalArchive } from "../repository/wal-archive.ts";
+
+export interface ClusterIdentity {
+  /** @throws IntegrityError  the archive holds another cluster's WAL; both identifiers are named */
+  check(systemIdentifier: bigint): Promise<void>;
+}
+
+export interface ClusterIdentityContext {
+  readonly archive: WalArchive;
+  /** Where the repository is, for the message and for what is remembered. */
+  readonly location: string;
+  readonly temporaryDirectory: string;
+  /** The account's number, so that nobody else's memory is trusted. */
+  readonly userId: number;
+}
+
+export function openClusterIdentity(context: ClusterIdentityContext): ClusterIdentity {
+  let checking: { readonly systemIdentifier: bigint; readonly outcome: Promise<void> } | undefined;
+  return {
+    check(systemIdentifier) {
+      // Segments that are archived beside each other ask once.
+      if (checking?.systemIdentifier !== systemIdentifier) {
+        checking = { systemIdentifier, outcome: checkOnce(systemIdentifier, context) };
+      }
+      return checking.outcome;
+    },
+  };
+}
+
+async function checkOnce(systemIdentifier: bigint, { archive, location, temporaryDirectory, userId }: ClusterIdentityContext): Promise<void> {
+  const memory = join(temporaryDirectory, `wal-b-${userId}`);
+  const mark = join(memory, `archive-${new Bun.CryptoHasher("sha256").update(`${location}\n${systemIdentifier}`).digest("hex").slice(0, 32)}`);
+  if (await isOurs(memory, userId)) {
+    if (await exists(mark)) return;
+  }
+
+  const owner = await ownerOf(archive);
+  if (owner === undefined) return;
+  if (owner.systemIdentifier !== systemIdentifier) {
+    throw new IntegrityError(`the archive at ${location} belongs to another cluster`, {
+      detail: `It holds "${owner.segment}" of the cluster with system identifier ${owner.systemIdentifier}; this one has ${systemIdentifier}.`,
+      hint: "Give each cluster a prefix of its own. After pg_upgrade or initdb the cluster is a new one: archive it to a new prefix and take a base backup.",
+    });
+  }
+  await remember(memory, mark, userId);
+}
+
+async function ownerOf(archive: WalArchive): Promise<{ readonly segment: string; readonly systemIdentifier: bigint } | undefined> {
+  const file = await archive.anySegment();
+  if (file?.kind !== "segment") return undefined;
+  const { systemIdentifier } = checkSegment(file.name, file, await archive.get(file));
+  return { segment: file.name, systemIdentifier };
+}
+
+/** Forgetting is harmless: the next run asks the archive again. */
+async function remember(memory: string, mark: string, userId: number): Promise<void> {
+  try {
+    await mkdir(memory, { recursive: true, mode: 0o700 });
+    if (await isOurs(memory, userId)) await writeFile(mark, "", { mode: 0o600 });
+  } catch {
+    // A full or read-only temporary directory costs two requests a run and nothing else.
+  }
+}
+
+async function isOurs(directory: string, userId: number): Promise<boolean> {
+  const found = await stat(directory).catch(() => undefined);
+  return found !== undefined && found.isDirectory() && found.uid === userId && (found.mode & 0o022) === 0;
+}
+
+const exists = async (path: string) => (await stat(path).catch(() => undefined)) !== undefined;

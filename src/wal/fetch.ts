@@ -1,0 +1,48 @@
+/**
+ * wal-fetch: puts a file of the archive where PostgreSQL's recovery asks for it.
+ *
+ * Recovery believes us: a file that is put in place is replayed, and a file that is said to be missing is the end of WAL. So
+ * content is verified before it gets its name, and only the store's own answer is passed on as "not there".
+ */
+import { IntegrityError, UsageError } from "../errors.ts";
+import { checkSegment } from "../postgres/wal-page-header.ts";
+import { parseWalFile } from "../postgres/wal-segment.ts";
+import type { WalArchive } from "../repository/wal-archive.ts";
+import { writeFileAtomically } from "../system/atomic-file.ts";
+import type { Log } from "../system/log.ts";
+
+export interface WalFetchContext {
+  readonly archive: WalArchive;
+  /** Of the cluster in recovery; undefined when its pg_control cannot be read, as when the destination is no data directory. */
+  readonly systemIdentifier: bigint | undefined;
+  readonly log: Log;
+}
+
+/**
+ * @param name         %f of restore_command
+ * @param destination  %p of restore_command, usually pg_wal/RECOVERYXLOG
+ * @throws NotFoundError   the archive answered that it has no such file; recovery may end here
+ * @throws IntegrityError  what the archive has is damaged or another cluster's; nothing was put in place
+ */
+export async function fetchWal(name: string, destination: string, { archive, systemIdentifier, log }: WalFetchContext): Promise<void> {
+  const file = parseWalFile(name);
+  if (!file) {
+    throw new UsageError(`"${name}" is not the name of a WAL file`, { hint: "restore_command must pass %f and %p: wal-b wal-fetch %f %p" });
+  }
+
+  const content = await archive.get(file);
+  if (file.kind === "segment" || file.kind === "partial") {
+    const written = checkSegment(name, file, content).systemIdentifier;
+    if (systemIdentifier !== undefined && written !== systemIdentifier) {
+      throw new IntegrityError(`archived "${name}" is of another cluster`, {
+        detail: `${archive.urlOf(name)} is of the cluster with system identifier ${written}; this one has ${systemIdentifier}.`,
+        hint: "Check that the prefix is the one this cluster archived to.",
+      });
+    }
+  }
+
+  // Not fsynced: PostgreSQL does that for a segment that it keeps (xlogarchive.c, KeepFileRestoredFromArchive), and asks
+  // again for any other after a crash.
+  await writeFileAtomically(destination, content, { mode: 0o600, durability: "left to PostgreSQL" });
+  log.info(`restored "${name}" from the archive`);
+}

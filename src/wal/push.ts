@@ -1,0 +1,102 @@
+/**
+ * wal-push: puts a finished file of pg_wal into the archive, and other waiting segments beside it.
+ *
+ * PostgreSQL recycles the file once we succeed, so we return only after the store has confirmed it. The same file may come
+ * twice (a crash between our success and the .done mark) and must succeed; the same name with other content must fail and
+ * must not overwrite. Source: PostgreSQL manual, "Setting Up WAL Archiving".
+ */
+import { readdir, readFile, rename } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { IntegrityError, reasonOf, SourceMissingError, systemCodeOf, UsageError } from "../errors.ts";
+import { checkSegment } from "../postgres/wal-page-header.ts";
+import { parseWalFile, type WalFile } from "../postgres/wal-segment.ts";
+import { checkWalContent, type WalArchive } from "../repository/wal-archive.ts";
+import type { Log } from "../system/log.ts";
+import { forEachAtOnce } from "../system/pool.ts";
+import type { ClusterIdentity } from "./cluster-identity.ts";
+
+export interface WalPushContext {
+  readonly archive: WalArchive;
+  readonly identity: ClusterIdentity;
+  /** Files archived at once, the requested one included; also the most that one run archives. */
+  readonly poolSize: number;
+  readonly log: Log;
+}
+
+/**
+ * @param path  %p of archive_command: relative to the data directory, which is our working directory
+ * @throws IntegrityError      not a valid file of this name, of another cluster, or the archive has other content under this name
+ * @throws SourceMissingError  there is no such file
+ */
+export async function pushWal(path: string, context: WalPushContext): Promise<void> {
+  const name = basename(path);
+  const file = parseWalFile(name);
+  if (!file) {
+    throw new UsageError(`"${name}" is not the name of a WAL file`, { hint: "archive_command must pass %p: wal-b wal-push %p" });
+  }
+
+  const others = (await waitingSegments(dirname(path), name)).slice(0, context.poolSize - 1);
+  await forEachAtOnce(context.poolSize, [file, ...others], (next) =>
+    next === file ? archive(path, file, context) : archiveWaiting(join(dirname(path), next.name), next, context),
+  );
+}
+
+async function archive(path: string, file: WalFile, { archive, identity, log }: WalPushContext): Promise<void> {
+  const content = await readWal(path);
+  checkWalContent(file, content);
+  if (file.kind === "segment" || file.kind === "partial") {
+    await identity.check(checkSegment(file.name, file, content).systemIdentifier);
+  }
+
+  if ((await archive.putIfAbsent(file, content)) === "created") {
+    log.info(`archived "${file.name}"`);
+    return;
+  }
+  if (Buffer.compare(content, await archive.get(file)) !== 0) {
+    throw new IntegrityError(`"${file.name}" is already archived with different content`, {
+      detail: `${archive.urlOf(file.name)} was left as it is.`,
+      hint: "Check that no other cluster archives to this prefix. A server that was restored and started without recovery.signal writes on the old timeline: restore it again, with recovery.signal, or give it a prefix of its own.",
+    });
+  }
+  log.info(`"${file.name}" was already archived with the same content`);
+}
+
+/**
+ * A segment that PostgreSQL did not ask for, but will. Its mark is ours to change; the mark of the one it asked for never is.
+ * A failure is told and left: PostgreSQL asks for the segment by itself, and then it counts.
+ */
+async function archiveWaiting(path: string, file: WalFile, context: WalPushContext): Promise<void> {
+  const mark = join(dirname(path), "archive_status", file.name);
+  try {
+    await archive(path, file, context);
+    await rename(`${mark}.ready`, `${mark}.done`);
+  } catch (error) {
+    // Another archiver was faster: PostgreSQL has marked and recycled the segment.
+    if (error instanceof SourceMissingError || systemCodeOf(error) === "ENOENT") return;
+    context.log.warning(`could not archive "${file.name}" ahead of its turn`, { detail: `${reasonOf(error)}.` });
+  }
+}
+
+/** Segments marked .ready, oldest first, without the requested one. Empty when this is not a pg_wal directory. */
+async function waitingSegments(walDirectory: string, requested: string): Promise<readonly WalFile[]> {
+  try {
+    const marks = await readdir(join(walDirectory, "archive_status"));
+    return marks
+      .filter((mark) => mark.endsWith(".ready"))
+      .map((mark) => parseWalFile(mark.slice(0, -".ready".length)))
+      .filter((file) => file !== undefined && file.kind === "segment" && file.name !== requested)
+      .toSorted((a, b) => ((a?.name ?? "") < (b?.name ?? "") ? -1 : 1)) as readonly WalFile[];
+  } catch (cause) {
+    if (systemCodeOf(cause) === "ENOENT" || systemCodeOf(cause) === "ENOTDIR") return [];
+    throw new SourceMissingError(`could not read "${join(walDirectory, "archive_status")}"`, { detail: `${reasonOf(cause)}.`, cause });
+  }
+}
+
+async function readWal(path: string): Promise<Uint8Array> {
+  try {
+    return await readFile(path);
+  } catch (cause) {
+    const hint = "archive_command must pass %p, and its working directory is the data directory.";
+    throw new SourceMissingError(`could not read "${path}"`, { detail: `${reasonOf(cause)}.`, hint, cause });
+  }
+}
