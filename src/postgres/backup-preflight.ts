@@ -13,7 +13,10 @@ import type { ServerFacts } from "./server-facts.ts";
  *
  * @throws PostgresError  it does not; the hint has the lines for postgresql.conf
  */
-export async function checkArchiving(connection: Connection, { role }: ServerFacts): Promise<ArchiverStatus> {
+export async function checkArchiving(
+  connection: Connection,
+  { role }: Pick<ServerFacts, "role">,
+): Promise<ArchiverStatus> {
   const status = await readArchiverStatus(connection);
   const { walLevel, archiveMode, archiveCommand, archiveLibrary } = status;
   if (walLevel === "minimal") {

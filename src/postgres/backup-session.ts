@@ -19,7 +19,7 @@ export interface BackupSession extends AsyncDisposable {
   readonly startLsn: Lsn;
   readonly timeline: number;
   readonly startSegment: WalSegment;
-  /** Aborted with the failure once the backup cannot succeed any more: connection lost, standby promoted. */
+  /** Aborted with the failure when, before the stop, the backup cannot succeed any more: connection lost, standby promoted. */
   readonly lost: AbortSignal;
   /**
    * Ends the backup. Does not wait for WAL to be archived; on a primary it makes the last segment ready for that, on a
@@ -76,41 +76,60 @@ class RunningBackup implements BackupSession {
   readonly startLsn: Lsn;
   readonly timeline: number;
   readonly startSegment: WalSegment;
-  readonly lost: AbortSignal;
   readonly #connection: Connection;
-  readonly #failed = new AbortController();
-  readonly #pings: ReturnType<typeof setInterval>;
+  readonly #lost = new AbortController();
+  readonly #pingEveryMs: number;
+  #nextPing: ReturnType<typeof setTimeout> | undefined;
+  #stopped = false;
 
   constructor(connection: Connection, start: BackupStart, pingEveryMs: number) {
     this.server = start.server;
     this.startLsn = start.startLsn;
     this.timeline = start.timeline;
     this.startSegment = start.startSegment;
-    this.lost = AbortSignal.any([connection.lost, this.#failed.signal]);
     this.#connection = connection;
-    this.#pings = setInterval(() => void this.#ping(), pingEveryMs);
+    this.#pingEveryMs = pingEveryMs;
+    this.#schedulePing();
+    const { lost } = connection;
+    lost.addEventListener("abort", () => this.#fail(lost.reason), { once: true });
+    if (lost.aborted) this.#fail(lost.reason);
+  }
+
+  get lost(): AbortSignal {
+    return this.#lost.signal;
   }
 
   async stop(): Promise<StoppedBackup> {
-    clearInterval(this.#pings);
+    clearTimeout(this.#nextPing);
     this.lost.throwIfAborted();
+    this.#stopped = true;
     const stopped = await stopBackup(this.#connection);
     checkLabel(stopped.label, this);
     return stopped;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    clearInterval(this.#pings);
+    this.#stopped = true;
+    clearTimeout(this.#nextPing);
     await this.#connection[Symbol.asyncDispose]();
+  }
+
+  #fail(reason: unknown): void {
+    if (!this.#stopped) this.#lost.abort(reason);
+  }
+
+  #schedulePing(): void {
+    this.#nextPing = setTimeout(() => void this.#ping(), this.#pingEveryMs);
   }
 
   /** Keeps the connection in use, and learns of a promotion now instead of after hours of copying. */
   async #ping(): Promise<void> {
     try {
       const [row] = await this.#connection.query<{ standby: string }>("SELECT pg_is_in_recovery() AS standby");
-      if (this.server.role === "standby" && row?.standby === "f") this.#failed.abort(promoted());
+      if (this.server.role === "standby" && row?.standby === "f") this.#fail(promoted());
+      else if (!this.#stopped) this.#schedulePing();
     } catch (error) {
-      this.#failed.abort(error);
+      this.#fail(error);
     }
   }
 }
