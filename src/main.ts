@@ -1,11 +1,16 @@
-/** The edge of the process: argv, environment and signals come in here, the exit code goes out. */
+/**
+ * The edge of the process: argv, environment and signals come in here, the exit code goes out.
+ *
+ * Everything else is imported inside run(), so that not even a module that fails to load ends the process with Bun's own code
+ * for what nobody caught, which is 1 and means "no such WAL" to recovery.
+ */
 import { writeSync } from "node:fs";
 import { constants } from "node:os";
-import { runProgram } from "./cli/program.ts";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
 import { exitCodeOf, InterruptedError, systemCodeOf } from "./errors.ts";
-import { createLog } from "./system/log.ts";
+import { createLog, type LogFormat } from "./system/log.ts";
 
+const words = process.argv.slice(2);
 const stop = new AbortController();
 
 // PostgreSQL expects 128 + signal from a command it interrupted. A plain 1 from restore_command would read as "end of
@@ -21,7 +26,8 @@ process.exit(await run());
 
 async function run(): Promise<number> {
   try {
-    await runProgram(process.argv.slice(2), {
+    const { runProgram } = await import("./cli/program.ts");
+    await runProgram(words, {
       env: process.env,
       workingDirectory: process.cwd(),
       signal: stop.signal,
@@ -35,21 +41,35 @@ async function run(): Promise<number> {
   }
 }
 
+/** Whatever goes wrong while it tells, the exit code is the one that counts. */
 function fail(error: unknown): never {
-  createLog((record) => writeFully(2, `${record}\n`), { format: logFormat(), level: "info", now: () => new Date() }).error(error);
-  process.exit(exitCode(error));
+  try {
+    createLog((record) => writeFully(2, `${record}\n`), {
+      format: logFormat(),
+      level: "info",
+      now: () => new Date(),
+    }).error(error);
+  } finally {
+    process.exit(exitCode(error));
+  }
 }
 
 /** The command is not known for certain when its words were wrong; a word alone is enough to be careful. */
 function exitCode(error: unknown): number {
-  const words = process.argv.slice(2);
   const command = words.indexOf("wal-fetch");
   if (command === -1) return exitCodeOf(error);
   const [, destination] = words.slice(command + 1).filter((word) => !word.startsWith("-"));
   return walFetchExitCode(error, recoveryState(process.cwd(), destination));
 }
 
-const logFormat = () => (process.argv.includes("--log-format=json") || process.env["WALB_LOG_FORMAT"] === "json" ? "json" : "text");
+/** Before the settings are read, or when they cannot be. */
+function logFormat(): LogFormat {
+  const flag = words.indexOf("--log-format");
+  const asked =
+    words.find((word) => word.startsWith("--log-format="))?.slice("--log-format=".length) ??
+    (flag === -1 ? undefined : words[flag + 1]);
+  return (asked ?? process.env["WALB_LOG_FORMAT"]) === "json" ? "json" : "text";
+}
 
 /** writeSync, because process.exit() drops what process.stderr.write() has not yet put in the pipe. */
 function writeFully(descriptor: number, text: string): void {

@@ -18,8 +18,8 @@ import type { ObjectStore } from "../storage/object-store.ts";
 import { syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
-import { type ExpectedFiles, RestoredFiles, unpackPart } from "./unpack.ts";
 import { prepareTarget, syncTree, type TablespaceChoice } from "./target.ts";
+import { type ExpectedFiles, RestoredFiles, unpackPart } from "./unpack.ts";
 
 export interface BackupFetchContext {
   readonly store: ObjectStore;
@@ -50,7 +50,14 @@ export async function fetchBackup(name: string, target: string, context: BackupF
   log.info(`restoring backup "${backup.name}" into "${target}"`);
 
   const restored = new RestoredFiles(expected);
-  const unpack = { ...context, target, restored, expected, rename: new Map([[PG_CONTROL_PATH, PG_CONTROL_UNTIL_COMPLETE]]), owner: prepared.owner };
+  const unpack = {
+    ...context,
+    target,
+    restored,
+    expected,
+    rename: new Map([[PG_CONTROL_PATH, PG_CONTROL_UNTIL_COMPLETE]]),
+    owner: prepared.owner,
+  };
   await forEachAtOnce(partsAtOnce, parts, async (part, othersFailed) => {
     const key = partKey(backup.name, part);
     try {
@@ -76,7 +83,10 @@ export async function selectBackup(store: ObjectStore, name: string): Promise<Ba
   if (newestUnreadable && (newest === undefined || newestUnreadable.lastModified > newest.lastModified)) {
     // Restoring an older one without a word could lose what the user expects to get.
     throw new IntegrityError(`the newest backup, "${newestUnreadable.name}", cannot be read`, {
-      detail: newestUnreadable.failure instanceof Failure ? `${newestUnreadable.failure.message}.` : String(newestUnreadable.failure),
+      detail:
+        newestUnreadable.failure instanceof Failure
+          ? `${newestUnreadable.failure.message}.`
+          : String(newestUnreadable.failure),
       hint: newest ? `The newest one that can be read is "${newest.name}": name it to restore it.` : undefined,
       cause: newestUnreadable.failure,
     });
@@ -94,7 +104,10 @@ async function completeParts(store: ObjectStore, backup: Backup): Promise<readon
 
   const missing = (named ?? []).filter((part) => !present.includes(part));
   if (missing.length > 0) {
-    throw new IntegrityError(`backup "${backup.name}" is incomplete`, { detail: `${missing.map((part) => store.urlOf(partKey(backup.name, part))).join(", ")} ${missing.length === 1 ? "is" : "are"} missing.`, hint: "Restore another backup." });
+    throw new IntegrityError(`backup "${backup.name}" is incomplete`, {
+      detail: `${missing.map((part) => store.urlOf(partKey(backup.name, part))).join(", ")} ${missing.length === 1 ? "is" : "are"} missing.`,
+      hint: "Restore another backup.",
+    });
   }
   const storedBytes = listed.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
   if (backup.walB && (storedBytes !== backup.compressedBytes || present.length !== backup.walB.parts)) {
@@ -113,21 +126,35 @@ async function namedParts(store: ObjectStore, backup: Backup): Promise<readonly 
   } catch (error) {
     // WAL-G writes none when it is told so; wal-b always does.
     if (error instanceof NotFoundError && backup.walB === undefined) return undefined;
-    throw error instanceof NotFoundError ? new IntegrityError(`backup "${backup.name}" is incomplete`, { detail: `${store.urlOf(key)} is missing.`, cause: error }) : error;
+    throw error instanceof NotFoundError
+      ? new IntegrityError(`backup "${backup.name}" is incomplete`, {
+          detail: `${store.urlOf(key)} is missing.`,
+          cause: error,
+        })
+      : error;
   }
 }
 
 /** @returns undefined for what WAL-G made: it keeps no checksums */
-async function expectedFiles(backup: Backup, { store, zstd, log }: BackupFetchContext): Promise<ExpectedFiles | undefined> {
+async function expectedFiles(
+  backup: Backup,
+  { store, zstd, log }: BackupFetchContext,
+): Promise<ExpectedFiles | undefined> {
   if (backup.walB === undefined) {
-    log.warning(`backup "${backup.name}" has no checksums of its files`, { detail: "Another tool made it. What is restored can only be checked as far as its compression does." });
+    log.warning(`backup "${backup.name}" has no checksums of its files`, {
+      detail: "Another tool made it. What is restored can only be checked as far as its compression does.",
+    });
     return undefined;
   }
   const key = backupKeys(backup.name).manifest;
   try {
-    const text = new TextDecoder().decode(await decodeContent(await readJsonObject(store, key), zstd, MAX_MANIFEST_BYTES));
+    const text = new TextDecoder().decode(
+      await decodeContent(await readJsonObject(store, key), zstd, MAX_MANIFEST_BYTES),
+    );
     if (new Bun.CryptoHasher("sha256").update(text).digest("hex") !== backup.walB.manifestSha256) {
-      throw new IntegrityError("it is not the one that the backup was made with", { detail: "Its SHA-256 is not the one in the sentinel." });
+      throw new IntegrityError("it is not the one that the backup was made with", {
+        detail: "Its SHA-256 is not the one in the sentinel.",
+      });
     }
     return parseBackupManifest(text);
   } catch (error) {
@@ -143,7 +170,12 @@ async function expectedFiles(backup: Backup, { store, zstd, log }: BackupFetchCo
 const MAX_MANIFEST_BYTES = 2 ** 30;
 
 function partFailure(url: string, error: unknown): unknown {
-  if (error instanceof NotFoundError) return new IntegrityError("a part of the backup is missing", { detail: `${error.message}.`, hint: "Restore another backup.", cause: error });
+  if (error instanceof NotFoundError)
+    return new IntegrityError("a part of the backup is missing", {
+      detail: `${error.message}.`,
+      hint: "Restore another backup.",
+      cause: error,
+    });
   if (!(error instanceof IntegrityError)) return error;
   return new IntegrityError("a part of the backup is damaged", {
     detail: [`${url}: ${error.message}.`, error.detail].filter(Boolean).join(" "),
@@ -151,4 +183,3 @@ function partFailure(url: string, error: unknown): unknown {
     cause: error,
   });
 }
-

@@ -29,7 +29,9 @@ export function formatTable(backups: readonly Backup[], { detail, alignment }: T
       wal_segment_backup_start: backup.startSegment,
       wal_segment_offset_backup_start: offsetIn(backup.startLsn, backup),
       wal_segment_backup_stop: ifDetail(stop.name),
-      wal_segment_offset_backup_stop: ifDetail(String(backup.stopLsn - segmentStart(stop, backup.segmentSize)).padStart(8, "0")),
+      wal_segment_offset_backup_stop: ifDetail(
+        String(backup.stopLsn - segmentStart(stop, backup.segmentSize)).padStart(8, "0"),
+      ),
       ...(detail === "detail" && {
         finish_time: backup.finishedAt.toISOString(),
         stored_size_bytes: String(backup.compressedBytes),
@@ -42,7 +44,17 @@ export function formatTable(backups: readonly Backup[], { detail, alignment }: T
       }),
     };
   });
-  const header = Object.keys(rows[0] ?? { name: "", last_modified: "", expanded_size_bytes: "", wal_segment_backup_start: "", wal_segment_offset_backup_start: "", wal_segment_backup_stop: "", wal_segment_offset_backup_stop: "" });
+  const header = Object.keys(
+    rows[0] ?? {
+      name: "",
+      last_modified: "",
+      expanded_size_bytes: "",
+      wal_segment_backup_start: "",
+      wal_segment_offset_backup_start: "",
+      wal_segment_backup_stop: "",
+      wal_segment_offset_backup_stop: "",
+    },
+  );
   const lines = [header, ...rows.map((row) => Object.values(row) as string[])];
   return `${(alignment === "tabs" ? lines.map((line) => line.join("\t")) : align(lines)).join("\n")}\n`;
 }
@@ -51,10 +63,17 @@ export function formatTable(backups: readonly Backup[], { detail, alignment }: T
 const offsetIn = (lsn: bigint, { segmentSize }: Backup) => String(lsn % BigInt(segmentSize)).padStart(8, "0");
 
 function align(lines: readonly (readonly string[])[]): string[] {
-  const filled = (lines[0] ?? []).map((_, column) => lines.slice(1).some((line) => line[column] !== "") || lines.length === 1);
+  const filled = (lines[0] ?? []).map(
+    (_, column) => lines.slice(1).some((line) => line[column] !== "") || lines.length === 1,
+  );
   const kept = lines.map((line) => line.filter((_, column) => filled[column]));
   const widths = (kept[0] ?? []).map((_, column) => Math.max(...kept.map((line) => line[column]?.length ?? 0)));
-  return kept.map((line) => line.map((cell, column) => cell.padEnd(widths[column] ?? 0)).join("  ").trimEnd());
+  return kept.map((line) =>
+    line
+      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .join("  ")
+      .trimEnd(),
+  );
 }
 
 /** Keys of WAL-G's `backup-list --detail --json`, with ours behind them. */

@@ -11,7 +11,11 @@ import type { Log } from "../system/log.ts";
  *
  * @throws NotFoundError  there is no such backup
  */
-export async function markBackup(name: string, permanence: "permanent" | "impermanent", { store, log }: { readonly store: ObjectStore; readonly log: Log }): Promise<void> {
+export async function markBackup(
+  name: string,
+  permanence: "permanent" | "impermanent",
+  { store, log }: { readonly store: ObjectStore; readonly log: Log },
+): Promise<void> {
   const backup = await findBackup(store, name);
   if (backup.isPermanent === (permanence === "permanent")) {
     log.info(`backup "${name}" is ${permanence} already`);
@@ -23,7 +27,10 @@ export async function markBackup(name: string, permanence: "permanent" | "imperm
     await store.replace(key, withPermanence(metadata, store.urlOf(key), permanence === "permanent"));
   } catch (error) {
     if (!(error instanceof NotFoundError)) throw error;
-    throw new IntegrityError(`backup "${name}" has no metadata to mark`, { detail: `${store.urlOf(key)} is missing.`, cause: error });
+    throw new IntegrityError(`backup "${name}" has no metadata to mark`, {
+      detail: `${store.urlOf(key)} is missing.`,
+      cause: error,
+    });
   }
   log.info(`backup "${name}" is ${permanence} from now on`);
 }

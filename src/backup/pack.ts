@@ -44,7 +44,11 @@ export interface Totals {
 
 export const noTotals = (): Totals => ({ files: 0, parts: 0, objects: 0, contentBytes: 0, storedBytes: 0 });
 
-export async function packParts(entries: AsyncIterable<DataEntry>, limits: PackLimits, context: PackContext): Promise<void> {
+export async function packParts(
+  entries: AsyncIterable<DataEntry>,
+  limits: PackLimits,
+  context: PackContext,
+): Promise<void> {
   const source = entries[Symbol.asyncIterator]();
   const ended = { yes: false };
   const take = async () => {
@@ -107,7 +111,11 @@ export async function packPgControl(dataDirectory: string, context: PackContext)
 }
 
 /** @returns undefined when the file is gone */
-async function addFile(entry: DataFile, writer: PartWriter, { manifest, totals, signal }: PackContext): Promise<Date | undefined> {
+async function addFile(
+  entry: DataFile,
+  writer: PartWriter,
+  { manifest, totals, signal }: PackContext,
+): Promise<Date | undefined> {
   await using file = await openDataFile(entry.absolutePath);
   if (file === undefined) return undefined;
 
@@ -123,7 +131,12 @@ async function addFile(entry: DataFile, writer: PartWriter, { manifest, totals, 
 
   totals.files++;
   totals.contentBytes += file.sizeBytes;
-  manifest.add({ path: entry.path, sizeBytes: file.sizeBytes, modifiedAt: header.modifiedAt, sha256: hash.digest("hex") });
+  manifest.add({
+    path: entry.path,
+    sizeBytes: file.sizeBytes,
+    modifiedAt: header.modifiedAt,
+    sha256: hash.digest("hex"),
+  });
   return header.modifiedAt;
 }
 

@@ -8,7 +8,15 @@ import type { PackContext } from "./pack.ts";
 export interface BackupFacts
   extends Pick<
     Sentinel,
-    "startLsn" | "stopLsn" | "systemIdentifier" | "pgVersion" | "timeline" | "segmentSize" | "startedAt" | "dataDirectory" | "tablespaces"
+    | "startLsn"
+    | "stopLsn"
+    | "systemIdentifier"
+    | "pgVersion"
+    | "timeline"
+    | "segmentSize"
+    | "startedAt"
+    | "dataDirectory"
+    | "tablespaces"
   > {
   readonly majorVersion: number;
 }
@@ -26,9 +34,17 @@ export interface PushedBackup {
   readonly sentinel: Sentinel;
 }
 
-export async function publishBackup(facts: BackupFacts, { upload, manifest, filesMetadata, totals }: PackContext, context: PublishContext): Promise<PushedBackup> {
+export async function publishBackup(
+  facts: BackupFacts,
+  { upload, manifest, filesMetadata, totals }: PackContext,
+  context: PublishContext,
+): Promise<PushedBackup> {
   const { majorVersion, startLsn, stopLsn, systemIdentifier, timeline } = facts;
-  const manifestText = manifest.finish({ major: majorVersion, systemIdentifier, wal: { timeline, startLsn, endLsn: stopLsn } });
+  const manifestText = manifest.finish({
+    major: majorVersion,
+    systemIdentifier,
+    wal: { timeline, startLsn, endLsn: stopLsn },
+  });
   await upload.putManifest(manifestText);
   await upload.putFilesMetadata(filesMetadata.finish());
 

@@ -6,8 +6,8 @@
  */
 import { PostgresError } from "../errors.ts";
 import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
-import type { DataEntry } from "../postgres/data-entry.ts";
 import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
+import type { DataEntry } from "../postgres/data-entry.ts";
 import { readOfflineState, refuseRunningServer } from "../postgres/offline-state.ts";
 import type { PgControl } from "../postgres/pg-control.ts";
 import { isSegmentSize, parseWalFile, type SegmentSize, segmentHolding } from "../postgres/wal-segment.ts";
@@ -30,7 +30,13 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
   await using upload = await beginBackupUpload(name, claim, context);
   log.info(`backup "${name}" of the stopped cluster in "${dataDirectory}" started`);
 
-  const pack: PackContext = { upload, manifest: new BackupManifestWriter(), filesMetadata: new FilesMetadataWriter(), totals: noTotals(), signal };
+  const pack: PackContext = {
+    upload,
+    manifest: new BackupManifestWriter(),
+    filesMetadata: new FilesMetadataWriter(),
+    totals: noTotals(),
+    signal,
+  };
   const tablespaces: { oid: string; location: string }[] = [];
   const versionDirectory = tablespaceVersionDirectory(majorVersion, control.catalogVersion);
   const walk = walkDataDirectory(dataDirectory, { versionDirectory, wal: "include", log });
@@ -72,7 +78,9 @@ function isNeeded({ kind, path }: DataEntry, control: PgControl, size: SegmentSi
   const file = parseWalFile(path.slice("pg_wal/".length));
   if (file?.kind === "history") return true;
   if (file?.kind !== "segment" || file.timeline !== control.timeline) return false;
-  const [first, last] = [control.redoLsn, control.checkpointLsn].map((lsn) => segmentHolding(control.timeline, lsn, size).name);
+  const [first, last] = [control.redoLsn, control.checkpointLsn].map(
+    (lsn) => segmentHolding(control.timeline, lsn, size).name,
+  );
   return first !== undefined && last !== undefined && file.name >= first && file.name <= last;
 }
 

@@ -46,7 +46,11 @@ export interface BackupPushContext {
  * @param dataDirectory  as it is seen from here
  * @throws PostgresError  the server is not in the state for a backup, or did not archive the WAL in time
  */
-export async function pushBackup(connection: Connection, dataDirectory: string, context: BackupPushContext): Promise<PushedBackup> {
+export async function pushBackup(
+  connection: Connection,
+  dataDirectory: string,
+  context: BackupPushContext,
+): Promise<PushedBackup> {
   const { log, now } = context;
   const startedAt = now();
   await using session = await startSession(connection, dataDirectory, context);
@@ -86,10 +90,15 @@ export async function pushBackup(connection: Connection, dataDirectory: string, 
     startedAt,
     dataDirectory,
   };
-  return publishBackup(facts, pack, context);
+  // Awaited here: leaving this function takes back what is not published.
+  return await publishBackup(facts, pack, context);
 }
 
-async function startSession(connection: Connection, dataDirectory: string, { log }: BackupPushContext): Promise<BackupSession> {
+async function startSession(
+  connection: Connection,
+  dataDirectory: string,
+  { log }: BackupPushContext,
+): Promise<BackupSession> {
   const label = "wal-b";
   log.info("waiting for the server's checkpoint");
   const session = await startBackupSession({ connection, label, checkpoint: "fast", log });
@@ -107,7 +116,15 @@ async function startSession(connection: Connection, dataDirectory: string, { log
 function waitContext(connection: Connection, session: BackupSession, context: BackupPushContext): WaitForWalContext {
   const { archive, archiveTimeoutMs: timeoutMs, log, signal, now } = context;
   const describe = async () => describeArchiver(await readArchiverStatus(connection));
-  return { archive, segmentSize: session.server.walSegmentSizeBytes, timeoutMs, log, signal, now, describeArchiver: describe };
+  return {
+    archive,
+    segmentSize: session.server.walSegmentSizeBytes,
+    timeoutMs,
+    log,
+    signal,
+    now,
+    describeArchiver: describe,
+  };
 }
 
 /**
@@ -117,7 +134,11 @@ function waitContext(connection: Connection, session: BackupSession, context: Ba
  * Where the server says that it has archived that segment, but the repository has not: it may have been deleted since, on a
  * server where nothing was written. Then the first segment of the backup decides, which is ended early for that.
  */
-async function waitForWalBefore(session: BackupSession, connection: Connection, wait: WaitForWalContext): Promise<void> {
+async function waitForWalBefore(
+  session: BackupSession,
+  connection: Connection,
+  wait: WaitForWalContext,
+): Promise<void> {
   const size = wait.segmentSize;
   const number = segmentNumber(session.startSegment, size);
   if (session.server.role === "standby" || number === 0n) return;
@@ -129,7 +150,8 @@ async function waitForWalBefore(session: BackupSession, connection: Connection, 
   };
   if (await isArchived()) return;
   const { archived } = await readArchiverStatus(connection);
-  if (archived === undefined || archived.wal < before.name || (await isArchived())) return waitForWal(before, before, wait);
+  if (archived === undefined || archived.wal < before.name || (await isArchived()))
+    return waitForWal(before, before, wait);
 
   await switchWal(connection);
   try {
@@ -164,7 +186,18 @@ async function packLabels(stopped: StoppedBackup, pack: PackContext & { readonly
   const size = await upload.putPart(BACKUP_LABEL_PART, async (part) => {
     for (const { path, content } of labels) {
       const sizeBytes = content.byteLength;
-      await part.add({ name: path, type: "file", sizeBytes, mode: 0o600, uid: process.geteuid?.() ?? 0, gid: process.getegid?.() ?? 0, modifiedAt }, [content]);
+      await part.add(
+        {
+          name: path,
+          type: "file",
+          sizeBytes,
+          mode: 0o600,
+          uid: process.geteuid?.() ?? 0,
+          gid: process.getegid?.() ?? 0,
+          modifiedAt,
+        },
+        [content],
+      );
       const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
       manifest.add({ path, sizeBytes, modifiedAt, sha256 });
     }

@@ -42,7 +42,12 @@ async function openOrNothing(path: string): Promise<FileHandle | undefined> {
   }
 }
 
-async function* exactly(sizeBytes: number, file: FileHandle, path: string, stopped: AbortSignal): AsyncGenerator<Uint8Array> {
+async function* exactly(
+  sizeBytes: number,
+  file: FileHandle,
+  path: string,
+  stopped: AbortSignal,
+): AsyncGenerator<Uint8Array> {
   for (let at = 0; at < sizeBytes; ) {
     stopped.throwIfAborted();
     const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, sizeBytes - at));
@@ -63,5 +68,6 @@ async function readAt(file: FileHandle, buffer: Buffer, at: number, path: string
 
 function* zeros(bytes: number): Generator<Uint8Array> {
   const buffer = new Uint8Array(Math.min(READ_BYTES, bytes));
-  for (let left = bytes; left > 0; left -= buffer.byteLength) yield buffer.subarray(0, Math.min(left, buffer.byteLength));
+  for (let left = bytes; left > 0; left -= buffer.byteLength)
+    yield buffer.subarray(0, Math.min(left, buffer.byteLength));
 }

@@ -36,10 +36,17 @@ export interface PreparedTarget {
  * @throws DestinationError  not empty, in use, or cannot be written
  * @throws UsageError        tablespaces have no place
  */
-export async function prepareTarget(target: string, tablespaces: readonly Tablespace[], choice: TablespaceChoice): Promise<PreparedTarget> {
+export async function prepareTarget(
+  target: string,
+  tablespaces: readonly Tablespace[],
+  choice: TablespaceChoice,
+): Promise<PreparedTarget> {
   refuseRunningServer(target);
   const prepared = await checkEmpty(target);
-  const places = tablespaces.map((tablespace) => ({ ...tablespace, place: placeOf(tablespace, target, choice, prepared) }));
+  const places = tablespaces.map((tablespace) => ({
+    ...tablespace,
+    place: placeOf(tablespace, target, choice, prepared),
+  }));
   refuseWithoutPlace(places);
   for (const { place } of places) if (place !== undefined) await checkEmptyPlace(place);
 
@@ -61,7 +68,10 @@ export async function prepareTarget(target: string, tablespaces: readonly Tables
 function refuseRunningServer(target: string): void {
   const running = readPostmasterPid(target);
   if (running && isProcessRunning(running.pid)) {
-    throw new DestinationError(`a server runs in "${target}"`, { detail: `Its process is ${running.pid}.`, hint: "Restore into an empty directory." });
+    throw new DestinationError(`a server runs in "${target}"`, {
+      detail: `Its process is ${running.pid}.`,
+      hint: "Restore into an empty directory.",
+    });
   }
 }
 
@@ -98,12 +108,20 @@ async function namesIn(directory: string): Promise<readonly string[]> {
 
 function notEmpty(directory: string, names: readonly string[]): DestinationError {
   return new DestinationError(`"${directory}" is not empty`, {
-    detail: `It contains ${names.slice(0, 3).map((name) => `"${name}"`).join(", ")}${names.length > 3 ? ` and ${names.length - 3} more` : ""}.`,
+    detail: `It contains ${names
+      .slice(0, 3)
+      .map((name) => `"${name}"`)
+      .join(", ")}${names.length > 3 ? ` and ${names.length - 3} more` : ""}.`,
     hint: "A backup is restored into an empty directory, so that nothing is lost or mixed. Move the old content away.",
   });
 }
 
-function placeOf({ oid, location }: Tablespace, target: string, choice: TablespaceChoice, prepared: ReadonlyMap<string, string>): string | undefined {
+function placeOf(
+  { oid, location }: Tablespace,
+  target: string,
+  choice: TablespaceChoice,
+  prepared: ReadonlyMap<string, string>,
+): string | undefined {
   switch (choice.kind) {
     case "prepared links":
       return prepared.get(oid);
@@ -120,7 +138,9 @@ function placeOf({ oid, location }: Tablespace, target: string, choice: Tablespa
 
 function checkedPlace(place: string): string {
   if (!isAbsolute(place) || normalize(place) !== place.replace(/(.)\/+$/, "$1")) {
-    throw new UsageError(`"${place}" cannot be the place of a tablespace`, { hint: "It must be an absolute path without . and .. in it." });
+    throw new UsageError(`"${place}" cannot be the place of a tablespace`, {
+      hint: "It must be an absolute path without . and .. in it.",
+    });
   }
   return place;
 }
@@ -148,7 +168,11 @@ async function ownerOf(target: string): Promise<Owner | undefined> {
 const SYNCS_AT_ONCE = 16;
 
 /** Makes every file and directory durable: data first, then the names that lead to it. */
-export async function syncTree(target: string, tablespaceDirectories: readonly string[], signal: AbortSignal): Promise<void> {
+export async function syncTree(
+  target: string,
+  tablespaceDirectories: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
   for (const root of [...tablespaceDirectories, target]) {
     const directories: string[] = [];
     await forEachAtOnce(SYNCS_AT_ONCE, filesBelow(root, directories), async (path) => {

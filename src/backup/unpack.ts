@@ -58,7 +58,9 @@ export async function unpackPart(source: AsyncIterable<Uint8Array>, context: Unp
 export function pathInside(memberName: string): string {
   const segments = memberName.replace(/^\/+/, "").replace(/\/+$/, "").split("/");
   if (memberName.includes("\0") || segments.some((segment) => segment === ".." || segment === "." || segment === "")) {
-    throw new IntegrityError("the part has a member that would leave the directory", { detail: `Its name is ${JSON.stringify(memberName)}.` });
+    throw new IntegrityError("the part has a member that would leave the directory", {
+      detail: `Its name is ${JSON.stringify(memberName)}.`,
+    });
   }
   return segments.join("/");
 }
@@ -80,9 +82,12 @@ const directoryMode = (mode: number) => (mode & 0o050 ? 0o750 : 0o700);
 async function writeFile(path: string, entry: TarEntry, context: UnpackContext): Promise<void> {
   const { target, expected, restored, signal } = context;
   const wanted = expected?.get(path);
-  if (expected && wanted === undefined) throw new IntegrityError(`the part has "${path}", which is not in the backup's manifest`);
+  if (expected && wanted === undefined)
+    throw new IntegrityError(`the part has "${path}", which is not in the backup's manifest`);
   if (wanted && wanted.sizeBytes !== entry.sizeBytes) {
-    throw new IntegrityError(`"${path}" has the wrong size`, { detail: `It has ${entry.sizeBytes} bytes, the backup's manifest says ${wanted.sizeBytes}.` });
+    throw new IntegrityError(`"${path}" has the wrong size`, {
+      detail: `It has ${entry.sizeBytes} bytes, the backup's manifest says ${wanted.sizeBytes}.`,
+    });
   }
 
   const place = join(target, context.rename.get(path) ?? path);
@@ -102,14 +107,17 @@ async function writeFile(path: string, entry: TarEntry, context: UnpackContext):
     await file.close();
   }
   if (wanted && hash?.digest("hex") !== wanted.sha256) {
-    throw new IntegrityError(`"${path}" is not what was backed up`, { detail: "Its SHA-256 differs from the one in the backup's manifest." });
+    throw new IntegrityError(`"${path}" is not what was backed up`, {
+      detail: "Its SHA-256 differs from the one in the backup's manifest.",
+    });
   }
   restored.add(path, entry.sizeBytes);
 }
 
 /** Parts come in any order, so a file may come before the entry of its directory. */
 async function createFile(place: string, { owner }: UnpackContext): Promise<FileHandle> {
-  const create = () => open(place, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+  const create = () =>
+    open(place, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
   try {
     return await create();
   } catch (cause) {
@@ -134,7 +142,10 @@ async function writeAll(file: FileHandle, bytes: Uint8Array, place: string): Pro
 
 /** WAL-G stores symbolic links that are no tablespaces as headers without content. */
 function refuseOther(path: string, entry: TarEntry, { log, expected }: UnpackContext): void {
-  if (expected) throw new IntegrityError(`the part has "${path}", which is neither a file nor a directory`, { detail: `It is a ${entry.type}.` });
+  if (expected)
+    throw new IntegrityError(`the part has "${path}", which is neither a file nor a directory`, {
+      detail: `It is a ${entry.type}.`,
+    });
   log.warning(`"${path}" is a ${entry.type} and is not restored`, {
     ...(entry.linkTarget && { detail: `It led to "${entry.linkTarget}".` }),
     hint: "Make it by hand if it is needed.",
@@ -170,7 +181,10 @@ export class RestoredFiles {
   checkComplete(backup: string): void {
     const missing = [...(this.#missing ?? [])];
     if (missing.length === 0) return;
-    const shown = missing.slice(0, 5).map((path) => `"${path}"`).join(", ");
+    const shown = missing
+      .slice(0, 5)
+      .map((path) => `"${path}"`)
+      .join(", ");
     throw new IntegrityError(`backup "${backup}" is incomplete`, {
       detail: `${missing.length} files of its manifest are in none of its parts: ${shown}${missing.length > 5 ? " …" : ""}.`,
       hint: "What was restored cannot be started. Empty the directory and restore another backup.",

@@ -39,14 +39,21 @@ export async function waitForWal(first: WalSegment, last: WalSegment, context: W
     if (waited >= timeoutMs) throw await notArchived(missing, waited, context);
     if (now().getTime() - told >= TELL_EVERY_MS) {
       told = now().getTime();
-      log.info(`waiting for PostgreSQL to archive "${missing.name}" (${Math.round(waited / 1000)} s): ${await context.describeArchiver()}`);
+      log.info(
+        `waiting for PostgreSQL to archive "${missing.name}" (${Math.round(waited / 1000)} s): ${await context.describeArchiver()}`,
+      );
     }
     await abortableDelay(Math.min(pollMs, timeoutMs - waited), signal);
   }
 }
 
 /** One LIST for each 256 segments or fewer: those that share all but the last eight digits. */
-async function firstMissing(from: WalSegment, last: WalSegment, size: SegmentSize, archive: WalArchive): Promise<WalSegment | undefined> {
+async function firstMissing(
+  from: WalSegment,
+  last: WalSegment,
+  size: SegmentSize,
+  archive: WalArchive,
+): Promise<WalSegment | undefined> {
   let listed: { readonly prefix: string; readonly names: ReadonlySet<string> } | undefined;
   for (const segment of segmentsBetween(from, last, size)) {
     const prefix = segment.name.slice(0, 16);
@@ -62,7 +69,11 @@ async function namesIn(archive: WalArchive, prefix: string): Promise<ReadonlySet
   return names;
 }
 
-async function notArchived(missing: WalSegment, waitedMs: number, { archive, describeArchiver }: WaitForWalContext): Promise<PostgresError> {
+async function notArchived(
+  missing: WalSegment,
+  waitedMs: number,
+  { archive, describeArchiver }: WaitForWalContext,
+): Promise<PostgresError> {
   return new PostgresError(`"${missing.name}" was not archived within ${Math.round(waitedMs / 1000)} s`, {
     detail: `The backup needs it at ${archive.urlOf(missing.name)}. ${await describeArchiver()}`,
     hint: "Look into the server's log for what archive_command says, and check that it archives to this prefix. WALB_ARCHIVE_TIMEOUT sets how long to wait.",

@@ -13,8 +13,16 @@ export const backupFetch: Command = {
   positionals: { directory: { help: "where to restore to" }, name: { help: "of the backup, or LATEST" } },
   options: {
     "pool-size": { alias: "p", kind: "text", value: "N", setting: "downloadConcurrency", help: "parts read at once" },
-    "tablespace-mapping": { kind: "text", value: "OID=DIR,…", help: "where tablespaces go: their OID or old location, and the new directory" },
-    "restore-spec": { kind: "text", value: "FILE|SOURCE", help: "WAL-E's: SOURCE puts tablespaces where they were; a JSON file says where they go" },
+    "tablespace-mapping": {
+      kind: "text",
+      value: "OID=DIR,…",
+      help: "where tablespaces go: their OID or old location, and the new directory",
+    },
+    "restore-spec": {
+      kind: "text",
+      value: "FILE|SOURCE",
+      help: "WAL-E's: SOURCE puts tablespaces where they were; a JSON file says where they go",
+    },
     "blind-restore": { kind: "flag", help: "put tablespaces inside the data directory, below tablespaces/" },
   },
   examples: [
@@ -23,13 +31,23 @@ export const backupFetch: Command = {
   ],
 
   async run(words, context) {
-    const [{ openRepository }, { fetchBackup }] = await Promise.all([import("./open-repository.ts"), import("../backup/fetch.ts")]);
+    const [{ openRepository }, { fetchBackup }] = await Promise.all([
+      import("./open-repository.ts"),
+      import("../backup/fetch.ts"),
+    ]);
     const tablespaces = tablespaceChoice(words);
     await using repository = await openRepository(context);
     const { store, zstd } = repository;
     const { settings, log, signal, workingDirectory } = context;
     const directory = resolve(workingDirectory, words.required("directory"));
-    await fetchBackup(words.required("name"), directory, { store, zstd: await zstd(), partsAtOnce: settings.downloadConcurrency, tablespaces, log, signal });
+    await fetchBackup(words.required("name"), directory, {
+      store,
+      zstd: await zstd(),
+      partsAtOnce: settings.downloadConcurrency,
+      tablespaces,
+      log,
+      signal,
+    });
   },
 };
 
@@ -50,7 +68,9 @@ function parseMapping(text: string): ReadonlyMap<string, string> {
     text.split(",").map((pair) => {
       const [from, to, ...rest] = pair.split("=");
       if (!from || !to || rest.length > 0) {
-        throw new UsageError(`"${pair}" is not a tablespace mapping`, { hint: "It must look like 16388=/new/directory or /old/directory=/new/directory." });
+        throw new UsageError(`"${pair}" is not a tablespace mapping`, {
+          hint: "It must look like 16388=/new/directory or /old/directory=/new/directory.",
+        });
       }
       return [from, to] as const;
     }),
@@ -60,13 +80,17 @@ function parseMapping(text: string): ReadonlyMap<string, string> {
 /** WAL-E's form: {"tablespaces": ["16388"], "16388": {"loc": "/new/directory", "link": "pg_tblspc/16388"}}. */
 function readRestoreSpec(path: string): ReadonlyMap<string, string> {
   try {
-    const spec = JSON.parse(readFileSync(path, "utf8")) as Readonly<Record<string, { readonly loc?: unknown } | undefined>>;
+    const spec = JSON.parse(readFileSync(path, "utf8")) as Readonly<
+      Record<string, { readonly loc?: unknown } | undefined>
+    >;
     const oids = Object.keys(spec).filter((name) => /^\d+$/.test(name));
-    return new Map(oids.map((oid) => {
-      const place = spec[oid]?.loc;
-      if (typeof place !== "string") throw new Error(`tablespace ${oid} has no "loc"`);
-      return [oid, place];
-    }));
+    return new Map(
+      oids.map((oid) => {
+        const place = spec[oid]?.loc;
+        if (typeof place !== "string") throw new Error(`tablespace ${oid} has no "loc"`);
+        return [oid, place];
+      }),
+    );
   } catch (cause) {
     throw new UsageError(`could not use the restore specification "${path}"`, { detail: `${reasonOf(cause)}.`, cause });
   }

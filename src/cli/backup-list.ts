@@ -12,17 +12,32 @@ export const backupList: Command = {
     detail: { kind: "flag", help: "sizes, ends and more" },
     json: { kind: "flag", help: "print JSON, with every detail" },
   },
-  examples: [["wal-b backup-list --detail", "with sizes"], ["wal-b backup-list LATEST --json", "for a script"]],
+  examples: [
+    ["wal-b backup-list --detail", "with sizes"],
+    ["wal-b backup-list LATEST --json", "for a script"],
+  ],
 
   async run(words, context) {
-    const [{ openRepository }, { listBackups, formatJsonList, formatTable }] = await Promise.all([import("./open-repository.ts"), import("../backup/list.ts")]);
+    const [{ openRepository }, { listBackups, formatJsonList, formatTable }] = await Promise.all([
+      import("./open-repository.ts"),
+      import("../backup/list.ts"),
+    ]);
     await using repository = await openRepository(context);
     const { backups, unreadable } = await listBackups(repository.store, words.text("name"));
     for (const { name, failure } of unreadable) {
-      const detail = failure instanceof Failure ? [`${failure.message}.`, failure.detail].filter(Boolean).join(" ") : String(failure);
-      context.log.warning(`backup "${name}" cannot be restored by this program`, { detail, ...(failure instanceof Failure && failure.hint && { hint: failure.hint }) });
+      const detail =
+        failure instanceof Failure
+          ? [`${failure.message}.`, failure.detail].filter(Boolean).join(" ")
+          : String(failure);
+      context.log.warning(`backup "${name}" cannot be restored by this program`, {
+        detail,
+        ...(failure instanceof Failure && failure.hint && { hint: failure.hint }),
+      });
     }
-    const form = { detail: words.isSet("detail") ? ("detail" as const) : ("brief" as const), alignment: context.output.isTerminal ? ("aligned" as const) : ("tabs" as const) };
+    const form = {
+      detail: words.isSet("detail") ? ("detail" as const) : ("brief" as const),
+      alignment: context.output.isTerminal ? ("aligned" as const) : ("tabs" as const),
+    };
     context.output.write(words.isSet("json") ? formatJsonList(backups) : formatTable(backups, form));
   },
 };

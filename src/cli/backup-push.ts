@@ -9,7 +9,9 @@ export const backupPush: Command = {
   summary: "take a base backup of a running cluster",
   description:
     "Copies the data DIRECTORY of a running server into the repository. The server is found as psql would find it (PGHOST, PGPORT, PGUSER, PGPASSFILE, PGSERVICE …), else by the directory's postmaster.pid. The backup is listed once it can be restored: every file, the labels and all WAL from its start to its end are there. Run it as the account that owns the directory.",
-  positionals: { directory: { help: "the server's data directory; asked from the server if left out", optional: true } },
+  positionals: {
+    directory: { help: "the server's data directory; asked from the server if left out", optional: true },
+  },
   options: {
     "pool-size": { alias: "p", kind: "text", value: "N", setting: "uploadConcurrency", help: "parts written at once" },
     permanent: { kind: "flag", help: "exempt the backup from retention, as backup-mark does" },
@@ -31,7 +33,14 @@ export const backupPush: Command = {
 };
 
 async function pushOnline(words: Words, context: CommandContext) {
-  const [{ openRepository }, { pushBackup }, { connectToPostgres }, { libpqSettings }, { readDataDirectory }, { currentAccount }] = await Promise.all([
+  const [
+    { openRepository },
+    { pushBackup },
+    { connectToPostgres },
+    { libpqSettings },
+    { readDataDirectory },
+    { currentAccount },
+  ] = await Promise.all([
     import("./open-repository.ts"),
     import("../backup/push.ts"),
     import("../postgres/connection.ts"),
@@ -49,14 +58,22 @@ async function pushOnline(words: Words, context: CommandContext) {
 }
 
 async function pushOffline(words: Words, context: CommandContext) {
-  const [{ openRepository }, { pushOfflineBackup }] = await Promise.all([import("./open-repository.ts"), import("../backup/push-offline.ts")]);
+  const [{ openRepository }, { pushOfflineBackup }] = await Promise.all([
+    import("./open-repository.ts"),
+    import("../backup/push-offline.ts"),
+  ]);
   const directory = words.text("directory");
-  if (directory === undefined) throw new UsageError("no directory was given", { hint: "A server that is shut down cannot be asked for it." });
+  if (directory === undefined)
+    throw new UsageError("no directory was given", { hint: "A server that is shut down cannot be asked for it." });
   await using repository = await openRepository(context);
   return await pushOfflineBackup(directory, await pushContext(repository, words, context));
 }
 
-async function pushContext({ store, archive, zstd }: import("./open-repository.ts").Repository, words: Words, { settings, log, signal, now }: CommandContext) {
+async function pushContext(
+  { store, archive, zstd }: import("./open-repository.ts").Repository,
+  words: Words,
+  { settings, log, signal, now }: CommandContext,
+) {
   return {
     store,
     archive,

@@ -1,6 +1,7 @@
 /** What a command is: its words, its help, and what it does with them. */
-import type { Settings, SettingName } from "../config/settings.ts";
+
 import type { Environment } from "../config/envdir.ts";
+import type { SettingName, Settings } from "../config/settings.ts";
 import type { Log } from "../system/log.ts";
 
 /** A word of the command line. Values come as text and are checked where they are used, so that messages agree. */

@@ -10,19 +10,35 @@ export const remove: Command = {
   summary: "show what retention would remove; remove it with --confirm",
   description:
     "WHAT is one of\n  retain N      keep the newest N backups and the WAL from the oldest of them on\n  before NAME   keep the backup NAME and what is newer\n  garbage       what failed backups left, and WAL that no backup needs\n  everything    all backups and all WAL; with FORCE permanent ones too\n  old-versions  what WAL-E stored before its format 005\nPermanent backups (backup-mark) stay, with the WAL that they need. Nothing is removed without --confirm, and nothing at all when something in the repository cannot be read.",
-  positionals: { what: { help: "retain, before, garbage, everything or old-versions" }, value: { help: "N, NAME or FORCE", optional: true } },
+  positionals: {
+    what: { help: "retain, before, garbage, everything or old-versions" },
+    value: { help: "N, NAME or FORCE", optional: true },
+  },
   options: {
     confirm: { kind: "flag", help: "remove what the plan shows" },
     "dry-run": { alias: "n", kind: "flag", help: "only show the plan, even with --confirm" },
-    "min-age": { kind: "text", value: "TIME", help: "garbage: spare unfinished backups that were written to within this time, such as 24h, which it is if not set" },
+    "min-age": {
+      kind: "text",
+      value: "TIME",
+      help: "garbage: spare unfinished backups that were written to within this time, such as 24h, which it is if not set",
+    },
   },
-  examples: [["wal-b delete retain 7 --confirm", "from cron, after backup-push"], ["wal-b delete garbage", "what would go"]],
+  examples: [
+    ["wal-b delete retain 7 --confirm", "from cron, after backup-push"],
+    ["wal-b delete garbage", "what would go"],
+  ],
 
   async run(words, context) {
     const { openRepository } = await import("./open-repository.ts");
     const request = parseRequest(words);
     await using repository = await openRepository(context);
-    await DELETIONS[request.what]({ ...request, acts: words.isSet("confirm") && !words.isSet("dry-run"), words, repository, context });
+    await DELETIONS[request.what]({
+      ...request,
+      acts: words.isSet("confirm") && !words.isSet("dry-run"),
+      words,
+      repository,
+      context,
+    });
   },
 };
 
@@ -47,13 +63,17 @@ function parseRequest(words: Words): Request {
   };
   switch (what) {
     case "retain":
-      if (!/^\d+$/.test(value ?? "") || Number(value) < 1) refuse(`"delete retain" needs how many backups to keep, 1 or more${value === undefined ? "" : `, not "${value}"`}`);
+      if (!/^\d+$/.test(value ?? "") || Number(value) < 1)
+        refuse(
+          `"delete retain" needs how many backups to keep, 1 or more${value === undefined ? "" : `, not "${value}"`}`,
+        );
       return { what, value };
     case "before":
       if (value === undefined) refuse('"delete before" needs the name of a backup');
       return { what, value };
     case "everything":
-      if (value !== undefined && value !== "FORCE") refuse(`"delete everything" takes FORCE and nothing else, not "${value}"`);
+      if (value !== undefined && value !== "FORCE")
+        refuse(`"delete everything" takes FORCE and nothing else, not "${value}"`);
       return { what, value };
     case "garbage":
     case "old-versions":
@@ -65,7 +85,8 @@ function parseRequest(words: Words): Request {
 }
 
 const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
-  retain: (deletion) => deleteByPlan(deletion, async ({ planRetain }, inventory) => planRetain(Number(deletion.value), inventory)),
+  retain: (deletion) =>
+    deleteByPlan(deletion, async ({ planRetain }, inventory) => planRetain(Number(deletion.value), inventory)),
 
   before: (deletion) =>
     deleteByPlan(deletion, async ({ planBefore }, inventory) => {
@@ -78,18 +99,25 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
     deleteByPlan(deletion, async ({ planEverything }, inventory) => {
       const permanent = inventory.backups.filter(({ isPermanent }) => isPermanent).map(({ name }) => `"${name}"`);
       if (permanent.length > 0 && deletion.value !== "FORCE") {
-        throw new UsageError("there are permanent backups", { detail: `${permanent.join(", ")}.`, hint: 'Take the marks back with "wal-b backup-mark NAME --impermanent", or say "delete everything FORCE".' });
+        throw new UsageError("there are permanent backups", {
+          detail: `${permanent.join(", ")}.`,
+          hint: 'Take the marks back with "wal-b backup-mark NAME --impermanent", or say "delete everything FORCE".',
+        });
       }
       return planEverything(inventory);
     }),
 
   async garbage(deletion) {
     const { repository, context, acts } = deletion;
-    const [{ readLeftovers }, { deleteLeftovers }] = await Promise.all([import("../retention/inventory.ts"), import("../retention/delete.ts")]);
+    const [{ readLeftovers }, { deleteLeftovers }] = await Promise.all([
+      import("../retention/inventory.ts"),
+      import("../retention/delete.ts"),
+    ]);
     await deleteByPlan(deletion, async ({ planGarbage }, inventory) => planGarbage(inventory));
     const leftovers = oldEnough(await readLeftovers(repository.store), deletion);
     context.output.write(describeLeftovers(leftovers));
-    if (acts) await deleteLeftovers(leftovers.backups, leftovers.uploads, { store: repository.store, log: context.log });
+    if (acts)
+      await deleteLeftovers(leftovers.backups, leftovers.uploads, { store: repository.store, log: context.log });
   },
 
   async "old-versions"({ repository, context, acts }) {
@@ -99,24 +127,38 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
         for await (const { key } of repository.store.list(folder)) keys.push(key);
       }
     }
-    context.output.write(`${keys.length} objects of WAL-E's formats before 005${acts || keys.length === 0 ? "" : "; nothing is removed without --confirm"}\n`);
+    context.output.write(
+      `${keys.length} objects of WAL-E's formats before 005${acts || keys.length === 0 ? "" : "; nothing is removed without --confirm"}\n`,
+    );
     if (acts) await repository.store.delete(keys);
   },
 };
 
 /** WAL-E took a segment's name as well: then everything before the oldest backup that starts at it or later goes. */
-async function nameOf({ value }: Deletion, backups: readonly { readonly name: string; readonly startSegment?: string }[]): Promise<string> {
+async function nameOf(
+  { value }: Deletion,
+  backups: readonly { readonly name: string; readonly startSegment?: string }[],
+): Promise<string> {
   if (!/^[0-9A-F]{24}$/.test(value ?? "")) return value ?? "";
   const from = backups.find(({ name }) => name.slice("base_".length) >= (value ?? ""));
   if (from) return from.name;
-  throw new UsageError(`no backup starts at "${value}" or later`, { hint: "Deleting what is before it would leave nothing to restore." });
+  throw new UsageError(`no backup starts at "${value}" or later`, {
+    hint: "Deleting what is before it would leave nothing to restore.",
+  });
 }
 
 async function deleteByPlan(
   { repository, context, acts }: Deletion,
-  plan: (planner: typeof import("../retention/plan.ts"), inventory: import("../retention/plan.ts").Inventory) => Promise<RetentionPlan>,
+  plan: (
+    planner: typeof import("../retention/plan.ts"),
+    inventory: import("../retention/plan.ts").Inventory,
+  ) => Promise<RetentionPlan>,
 ): Promise<void> {
-  const [planner, { readInventory }, { carryOut }] = await Promise.all([import("../retention/plan.ts"), import("../retention/inventory.ts"), import("../retention/delete.ts")]);
+  const [planner, { readInventory }, { carryOut }] = await Promise.all([
+    import("../retention/plan.ts"),
+    import("../retention/inventory.ts"),
+    import("../retention/delete.ts"),
+  ]);
   const { store, archive } = repository;
   const decided = await plan(planner, await readInventory(store, archive));
   context.output.write(describePlan(decided, acts));
@@ -156,13 +198,17 @@ const HOUR_MS = 3_600_000;
 function minAgeMs(text: string | undefined): number {
   if (text === undefined) return 24 * HOUR_MS;
   const [, digits, unit = "s"] = /^(\d+)(s|min|h|d)?$/.exec(text) ?? [];
-  if (digits === undefined) throw new UsageError(`--min-age is "${text}"`, { hint: "It must be a time such as 90s, 30min, 24h or 2d." });
+  if (digits === undefined)
+    throw new UsageError(`--min-age is "${text}"`, { hint: "It must be a time such as 90s, 30min, 24h or 2d." });
   return Number(digits) * ({ s: 1000, min: 60_000, h: HOUR_MS, d: 24 * HOUR_MS }[unit] ?? 1000);
 }
 
 function describeLeftovers({ backups, uploads }: Leftovers): string {
   const lines = [
-    ...backups.map(({ name, keys, sizeBytes, lastWrite }) => `remove  ${name}  unfinished: ${keys.length} objects, ${(sizeBytes / 2 ** 20).toFixed(1)} MiB, last written ${lastWrite.toISOString()}`),
+    ...backups.map(
+      ({ name, keys, sizeBytes, lastWrite }) =>
+        `remove  ${name}  unfinished: ${keys.length} objects, ${(sizeBytes / 2 ** 20).toFixed(1)} MiB, last written ${lastWrite.toISOString()}`,
+    ),
     ...uploads.map(({ key, initiated }) => `abort   upload of ${key}, begun ${initiated.toISOString()}`),
   ];
   return lines.length === 0 ? "no unfinished backups or uploads that are old enough\n" : `${lines.join("\n")}\n`;

@@ -34,7 +34,9 @@ function parseFilePrefix(text: string): Prefix {
   // WAL-E's form is file://localhost/dir; what stands for the host is passed over there, and must be this host here.
   const path = text.startsWith("file://") ? text.slice("file://".length).replace(/^localhost(?=\/)/, "") : text;
   if (!isAbsolute(path)) {
-    throw new UsageError(`"${text}" is not a file prefix`, { hint: "It must look like file://localhost/directory or /directory." });
+    throw new UsageError(`"${text}" is not a file prefix`, {
+      hint: "It must look like file://localhost/directory or /directory.",
+    });
   }
   return { kind: "directory", directory: normalize(path).replace(/(.)\/+$/, "$1") };
 }
@@ -56,13 +58,19 @@ export function parseEndpoint({ endpoint, forcePathStyle }: Pick<Settings, "endp
       hint: "It must look like https://host:port, or like WAL-E's https+path://host:port.",
     });
   }
-  return { endpoint: `${match[1]}://${match[3]}`, forcePathStyle: style ?? (match[2] === undefined ? undefined : match[2] === "path") };
+  return {
+    endpoint: `${match[1]}://${match[3]}`,
+    forcePathStyle: style ?? (match[2] === undefined ? undefined : match[2] === "path"),
+  };
 }
 
 /** @throws UsageError  not 32 bytes; the key itself is not shown */
 export function parseCustomerKey(text: string | undefined): Uint8Array | undefined {
   if (text === undefined) return undefined;
   const key = [Buffer.from(text, "utf8"), Buffer.from(text, "base64")].find(({ byteLength }) => byteLength === 32);
-  if (key === undefined) throw new UsageError("the key in S3_SSE_C cannot be used", { hint: "It must have 32 bytes, as they are or in base64." });
+  if (key === undefined)
+    throw new UsageError("the key in S3_SSE_C cannot be used", {
+      hint: "It must have 32 bytes, as they are or in base64.",
+    });
   return key;
 }

@@ -1,6 +1,6 @@
 /** The table of commands, and the words on the command line → one of them. */
 import yargs from "yargs";
-import { readEnvdir, type Environment } from "../config/envdir.ts";
+import { type Environment, readEnvdir } from "../config/envdir.ts";
 import { loadSettings, SETTINGS, type SettingName } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
 import { createLog, type LogLevel } from "../system/log.ts";
@@ -14,17 +14,44 @@ import { remove } from "./delete.ts";
 import { walFetch } from "./wal-fetch.ts";
 import { walPush } from "./wal-push.ts";
 
-export const COMMANDS: readonly Command[] = [walPush, walFetch, backupPush, backupFetch, backupList, backupMark, remove];
+export const COMMANDS: readonly Command[] = [
+  walPush,
+  walFetch,
+  backupPush,
+  backupFetch,
+  backupList,
+  backupMark,
+  remove,
+];
 
 /** Words that every command takes. WAL-E's come before the command there; here they may stand anywhere. */
 const GLOBAL_OPTIONS: Readonly<Record<string, Option>> = {
   envdir: { kind: "text", value: "DIR", help: "read variables from the files in DIR, as envdir does" },
   "s3-prefix": { kind: "text", value: "URL", setting: "s3Prefix", help: SETTINGS.s3Prefix.help },
   "file-prefix": { kind: "text", value: "DIR", setting: "filePrefix", help: SETTINGS.filePrefix.help },
-  "aws-access-key-id": { alias: "k", kind: "text", value: "ID", setting: "accessKeyId", help: "access key; its secret comes from AWS_SECRET_ACCESS_KEY" },
-  "aws-instance-profile": { kind: "flag", help: "use the credentials of the instance; they are found without this flag too" },
-  "gpg-key-id": { kind: "text", value: "ID", help: "not supported yet: refused, so that nothing is stored in plain text by mistake" },
-  "log-format": { kind: "text", value: "FORMAT", setting: "logFormat", choices: ["text", "json"], help: SETTINGS.logFormat.help },
+  "aws-access-key-id": {
+    alias: "k",
+    kind: "text",
+    value: "ID",
+    setting: "accessKeyId",
+    help: "access key; its secret comes from AWS_SECRET_ACCESS_KEY",
+  },
+  "aws-instance-profile": {
+    kind: "flag",
+    help: "use the credentials of the instance; they are found without this flag too",
+  },
+  "gpg-key-id": {
+    kind: "text",
+    value: "ID",
+    help: "not supported yet: refused, so that nothing is stored in plain text by mistake",
+  },
+  "log-format": {
+    kind: "text",
+    value: "FORMAT",
+    setting: "logFormat",
+    choices: ["text", "json"],
+    help: SETTINGS.logFormat.help,
+  },
   verbose: { kind: "flag", help: "tell more" },
   terse: { kind: "flag", help: "tell warnings and errors only" },
 };
@@ -46,9 +73,10 @@ export interface ProgramEdge {
 export async function runProgram(argv: readonly string[], edge: ProgramEdge): Promise<void> {
   let chosen: { readonly command: Command; readonly words: Parsed } | undefined;
   const parser = COMMANDS.reduce(
-    (program, command) => addCommand(program, command, (words) => {
-      chosen = { command, words };
-    }),
+    (program, command) =>
+      addCommand(program, command, (words) => {
+        chosen = { command, words };
+      }),
     describeProgram(),
   );
 
@@ -69,7 +97,9 @@ type Program = ReturnType<typeof yargs>;
 function describeProgram(): Program {
   const program = yargs()
     .scriptName("wal-b")
-    .usage("wal-b archives PostgreSQL to S3: WAL, base backups, retention, restore.\n\nUsage: wal-b [--envdir DIR] COMMAND …")
+    .usage(
+      "wal-b archives PostgreSQL to S3: WAL, base backups, retention, restore.\n\nUsage: wal-b [--envdir DIR] COMMAND …",
+    )
     .version(VERSION)
     .help()
     .alias("h", "help")
@@ -77,7 +107,11 @@ function describeProgram(): Program {
     .strict()
     .demandCommand(1, "no command was given")
     .recommendCommands()
-    .parserConfiguration({ "duplicate-arguments-array": false, "parse-numbers": false, "parse-positional-numbers": false })
+    .parserConfiguration({
+      "duplicate-arguments-array": false,
+      "parse-numbers": false,
+      "parse-positional-numbers": false,
+    })
     .wrap(100)
     .showHelpOnFail(false)
     .fail((message, error) => {
@@ -100,7 +134,10 @@ Every night:
 
 function addCommand(program: Program, command: Command, choose: (words: Parsed) => void): Program {
   const positionals = Object.entries(command.positionals);
-  const usage = [command.name, ...positionals.map(([name, { optional }]) => (optional ? `[${name}]` : `<${name}>`))].join(" ");
+  const usage = [
+    command.name,
+    ...positionals.map(([name, { optional }]) => (optional ? `[${name}]` : `<${name}>`)),
+  ].join(" ");
   return program.command(
     usage,
     command.summary,
@@ -144,10 +181,20 @@ function contextOf(command: Command, words: Parsed, edge: ProgramEdge): CommandC
   const level: LogLevel = words["verbose"] ? "debug" : words["terse"] ? "warning" : "info";
   const log = createLog(edge.writeLog, { format: settings.logFormat, level, now: edge.now });
   for (const path of warn) {
-    log.warning(`"${path}" holds a secret and can be read by every account`, { hint: `Run "chmod 640 ${path}", with the group of the account that runs wal-b.` });
+    log.warning(`"${path}" holds a secret and can be read by every account`, {
+      hint: `Run "chmod 640 ${path}", with the group of the account that runs wal-b.`,
+    });
   }
   if (words["gpg-key-id"] !== undefined) loadSettings({}, { WALE_GPG_KEY_ID: String(words["gpg-key-id"]) });
-  return { settings, env, log, signal: edge.signal, workingDirectory: edge.workingDirectory, now: edge.now, output: edge.output };
+  return {
+    settings,
+    env,
+    log,
+    signal: edge.signal,
+    workingDirectory: edge.workingDirectory,
+    now: edge.now,
+    output: edge.output,
+  };
 }
 
 function environmentOf(words: Parsed, edge: ProgramEdge) {
@@ -159,7 +206,8 @@ function environmentOf(words: Parsed, edge: ProgramEdge) {
 }
 
 const isSecret = (variable: string) =>
-  variable === "PGPASSWORD" || Object.values(SETTINGS).some((row) => row.secret === true && row.variables.includes(variable));
+  variable === "PGPASSWORD" ||
+  Object.values(SETTINGS).some((row) => row.secret === true && row.variables.includes(variable));
 
 function flagsOf(command: Command, words: Parsed): Partial<Record<SettingName, string>> {
   const flags: Partial<Record<SettingName, string>> = {};

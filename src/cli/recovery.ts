@@ -15,7 +15,10 @@ export type RecoveryState = "recovery" | "standby" | "no recovery";
  * @param destination  %p of restore_command, where known; its data directory is looked at before the working directory
  */
 export function recoveryState(workingDirectory: string, destination?: string): RecoveryState {
-  const candidates = [...(destination === undefined ? [] : [dirname(dirname(resolve(workingDirectory, destination)))]), workingDirectory];
+  const candidates = [
+    ...(destination === undefined ? [] : [dirname(dirname(resolve(workingDirectory, destination)))]),
+    workingDirectory,
+  ];
   for (const directory of candidates) {
     if (existsSync(join(directory, "standby.signal"))) return "standby";
     if (existsSync(join(directory, "recovery.signal"))) return "recovery";

@@ -15,11 +15,18 @@ export const walFetch: Command = {
   examples: [["restore_command = 'envdir /etc/wal-e.d/env wal-b wal-fetch %f %p'", "in postgresql.conf"]],
 
   async run(words, context) {
-    const [{ openRepository }, { fetchWal }] = await Promise.all([import("./open-repository.ts"), import("../wal/fetch.ts")]);
+    const [{ openRepository }, { fetchWal }] = await Promise.all([
+      import("./open-repository.ts"),
+      import("../wal/fetch.ts"),
+    ]);
     const destination = resolve(context.workingDirectory, words.required("destination"));
     await using repository = await openRepository(context);
     const systemIdentifier = await systemIdentifierBeside(destination);
-    await fetchWal(words.required("name"), destination, { archive: repository.archive, systemIdentifier, log: context.log });
+    await fetchWal(words.required("name"), destination, {
+      archive: repository.archive,
+      systemIdentifier,
+      log: context.log,
+    });
   },
 };
 

@@ -8,14 +8,28 @@ export const walPush: Command = {
     "Archives PATH and succeeds only when the store has it for good. Nothing archived is ever overwritten: the same file again succeeds, another content under the same name fails. Other segments that are marked .ready beside it are archived in parallel.",
   positionals: { path: { help: "%p of archive_command" } },
   options: {
-    "pool-size": { alias: "p", kind: "text", value: "N", setting: "walPushPoolSize", help: "segments archived at once" },
+    "pool-size": {
+      alias: "p",
+      kind: "text",
+      value: "N",
+      setting: "walPushPoolSize",
+      help: "segments archived at once",
+    },
   },
   examples: [["archive_command = 'envdir /etc/wal-e.d/env wal-b wal-push %p'", "in postgresql.conf"]],
 
   async run(words, context) {
-    const [{ openRepository }, { pushWal }] = await Promise.all([import("./open-repository.ts"), import("../wal/push.ts")]);
+    const [{ openRepository }, { pushWal }] = await Promise.all([
+      import("./open-repository.ts"),
+      import("../wal/push.ts"),
+    ]);
     await using repository = await openRepository(context);
     const poolSize = context.settings.walPushPoolSize;
-    await pushWal(words.required("path"), { archive: repository.archive, identity: repository.identity, poolSize, log: context.log });
+    await pushWal(words.required("path"), {
+      archive: repository.archive,
+      identity: repository.identity,
+      poolSize,
+      log: context.log,
+    });
   },
 };

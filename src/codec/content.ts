@@ -23,7 +23,9 @@ const MAX_HELD_FRAME_BYTES = 16 * MiB;
 /** A whole content in memory → the object's bytes. */
 export async function encodeContent(content: Uint8Array, zstd: Zstd): Promise<Uint8Array> {
   const count = Math.max(1, Math.ceil(content.byteLength / FRAME_CONTENT_BYTES));
-  const slices = Array.from({ length: count }, (_, n) => content.subarray(n * FRAME_CONTENT_BYTES, (n + 1) * FRAME_CONTENT_BYTES));
+  const slices = Array.from({ length: count }, (_, n) =>
+    content.subarray(n * FRAME_CONTENT_BYTES, (n + 1) * FRAME_CONTENT_BYTES),
+  );
   return Buffer.concat(await Promise.all(slices.map((slice) => zstd.compressFrame(slice))));
 }
 
@@ -120,7 +122,10 @@ export async function* decodeStream(
   let total = 0;
   for await (const content of decodeFrames(source, zstd, framesInFlight)) {
     total += content.byteLength;
-    if (total > maxBytes) throw new IntegrityError("the content is too large", { detail: `It has more than the ${maxBytes} bytes that are possible here.` });
+    if (total > maxBytes)
+      throw new IntegrityError("the content is too large", {
+        detail: `It has more than the ${maxBytes} bytes that are possible here.`,
+      });
     yield content;
   }
 }
@@ -172,7 +177,8 @@ async function* decodeFrames(
   } finally {
     await pieces.return?.();
   }
-  if (!walker.isBetweenFrames) throw new IntegrityError("the object is cut off", { detail: "Its last zstd frame is not complete." });
+  if (!walker.isBetweenFrames)
+    throw new IntegrityError("the object is cut off", { detail: "Its last zstd frame is not complete." });
   for (const content of decoding) yield await content;
 }
 
@@ -180,7 +186,11 @@ const isParallel = (header: FrameHeader): header is FrameHeader & { readonly con
   header.contentBytes !== undefined && header.contentBytes <= MAX_PARALLEL_CONTENT_BYTES;
 
 /** The rest of an object, from a frame too long to hold: what is held, then what still comes, watched by the walker. */
-async function* observed(held: readonly Uint8Array[], rest: AsyncIterator<Uint8Array>, walker: FrameWalker): AsyncGenerator<Uint8Array> {
+async function* observed(
+  held: readonly Uint8Array[],
+  rest: AsyncIterator<Uint8Array>,
+  walker: FrameWalker,
+): AsyncGenerator<Uint8Array> {
   yield* held;
   for (let next = await rest.next(); !next.done; next = await rest.next()) {
     walker.walk(next.value);
@@ -205,7 +215,10 @@ async function* inflate(source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>
   await feeding;
 }
 
-async function feed(source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>, decompressor: ReturnType<typeof createZstdDecompress>): Promise<void> {
+async function feed(
+  source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+  decompressor: ReturnType<typeof createZstdDecompress>,
+): Promise<void> {
   for await (const piece of source) {
     if (!decompressor.write(piece)) await drainedOrClosed(decompressor);
   }

@@ -18,7 +18,8 @@ const CHECKSUM_BYTES = 4;
  */
 export function sealFrame(frame: Uint8Array, content: Uint8Array): Uint8Array {
   const header = readFrameHeader(frame);
-  if (header === undefined || header.kind !== "frame" || header.hasChecksum) throw new RangeError("not an unsealed zstd frame");
+  if (header === undefined || header.kind !== "frame" || header.hasChecksum)
+    throw new RangeError("not an unsealed zstd frame");
 
   const addsSize = header.contentBytes === undefined;
   const sealed = new Uint8Array(frame.byteLength + CHECKSUM_BYTES + (addsSize ? 4 : 0));

@@ -22,7 +22,8 @@ const ADDON_LEVEL = 3;
 
 export async function openZstd(level: number = ADDON_LEVEL): Promise<Zstd> {
   const addon = await loadAddonOrNothing();
-  const compress = addon && level === ADDON_LEVEL ? addon.compress : (content: Uint8Array) => Bun.zstdCompress(content, { level });
+  const compress =
+    addon && level === ADDON_LEVEL ? addon.compress : (content: Uint8Array) => Bun.zstdCompress(content, { level });
   const decompress = addon ? addon.decompress : Bun.zstdDecompress;
 
   return {
@@ -42,7 +43,6 @@ export async function openZstd(level: number = ADDON_LEVEL): Promise<Zstd> {
     },
   };
 }
-
 
 async function loadAddonOrNothing() {
   const { loadZstdAddon } = await import("./zstd-addon.ts");

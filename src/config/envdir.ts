@@ -29,7 +29,9 @@ export function readEnvdir(directory: string): EnvdirReading {
     try {
       const stat = statSync(path);
       if (stat.isDirectory()) {
-        throw new UsageError(`"${path}" is a directory, not a variable`, { hint: "Remove it, or pass another --envdir." });
+        throw new UsageError(`"${path}" is a directory, not a variable`, {
+          hint: "Remove it, or pass another --envdir.",
+        });
       }
       if (stat.mode & 0o004) readableByOthers.push(path);
       variables[name] = valueOf(readFileSync(path));
@@ -44,9 +46,15 @@ export function readEnvdir(directory: string): EnvdirReading {
 /** envdir passes over names that begin with a dot. */
 function listFiles(directory: string): readonly string[] {
   try {
-    return readdirSync(directory).filter((name) => !name.startsWith(".")).sort();
+    return readdirSync(directory)
+      .filter((name) => !name.startsWith("."))
+      .sort();
   } catch (cause) {
-    throw new UsageError(`could not read the envdir "${directory}"`, { detail: `${reasonOf(cause)}.`, hint: HINT, cause });
+    throw new UsageError(`could not read the envdir "${directory}"`, {
+      detail: `${reasonOf(cause)}.`,
+      hint: HINT,
+      cause,
+    });
   }
 }
 

@@ -40,35 +40,146 @@ const GiB = 1024 * MiB;
 
 export const SETTINGS = {
   s3Prefix: text({ name: "S3_PREFIX", flag: "s3-prefix", help: "where the repository is: s3://bucket/path" }),
-  filePrefix: text({ name: "FILE_PREFIX", flag: "file-prefix", help: "where the repository is, as a local directory: file://localhost/dir or /dir" }),
+  filePrefix: text({
+    name: "FILE_PREFIX",
+    flag: "file-prefix",
+    help: "where the repository is, as a local directory: file://localhost/dir or /dir",
+  }),
 
-  endpoint: text({ name: "S3_ENDPOINT", aws: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"], help: "address of an S3-compatible service: https://host:port; WAL-E's https+path://host:port selects path style" }),
+  endpoint: text({
+    name: "S3_ENDPOINT",
+    aws: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"],
+    help: "address of an S3-compatible service: https://host:port; WAL-E's https+path://host:port selects path style",
+  }),
   region: text({ name: "S3_REGION", aws: ["AWS_REGION", "AWS_DEFAULT_REGION"], help: "region of the bucket" }),
-  forcePathStyle: choice(["true", "false"] as const, { name: "S3_FORCE_PATH_STYLE", aws: ["AWS_S3_FORCE_PATH_STYLE"], help: "address the bucket as a path instead of a host name; if unset, chosen by endpoint and bucket name" }),
-  accessKeyId: text({ name: "S3_ACCESS_KEY_ID", flag: "aws-access-key-id", aws: ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY"], help: "access key; if unset, the AWS SDK's standard chain of credentials is used" }),
-  secretAccessKey: text({ name: "S3_SECRET_ACCESS_KEY", aws: ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"], secret: true, help: "secret of the access key" }),
-  sessionToken: text({ name: "S3_SESSION_TOKEN", aws: ["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"], secret: true, help: "token of temporary credentials" }),
-  caCertFile: text({ name: "S3_CA_CERT_FILE", aws: ["AWS_CA_BUNDLE"], help: "PEM file with the certificate authorities to trust for the S3 endpoint" }),
+  forcePathStyle: choice(["true", "false"] as const, {
+    name: "S3_FORCE_PATH_STYLE",
+    aws: ["AWS_S3_FORCE_PATH_STYLE"],
+    help: "address the bucket as a path instead of a host name; if unset, chosen by endpoint and bucket name",
+  }),
+  accessKeyId: text({
+    name: "S3_ACCESS_KEY_ID",
+    flag: "aws-access-key-id",
+    aws: ["AWS_ACCESS_KEY_ID", "AWS_ACCESS_KEY"],
+    help: "access key; if unset, the AWS SDK's standard chain of credentials is used",
+  }),
+  secretAccessKey: text({
+    name: "S3_SECRET_ACCESS_KEY",
+    aws: ["AWS_SECRET_ACCESS_KEY", "AWS_SECRET_KEY"],
+    secret: true,
+    help: "secret of the access key",
+  }),
+  sessionToken: text({
+    name: "S3_SESSION_TOKEN",
+    aws: ["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"],
+    secret: true,
+    help: "token of temporary credentials",
+  }),
+  caCertFile: text({
+    name: "S3_CA_CERT_FILE",
+    aws: ["AWS_CA_BUNDLE"],
+    help: "PEM file with the certificate authorities to trust for the S3 endpoint",
+  }),
   storageClass: text({ name: "S3_STORAGE_CLASS", help: "storage class of new objects, such as STANDARD_IA" }),
-  serverSideEncryption: choice(["AES256", "aws:kms"] as const, { name: "S3_SSE", help: "server-side encryption of new objects" }),
+  serverSideEncryption: choice(["AES256", "aws:kms"] as const, {
+    name: "S3_SSE",
+    help: "server-side encryption of new objects",
+  }),
   kmsKeyId: text({ name: "S3_SSE_KMS_ID", help: "KMS key for S3_SSE=aws:kms" }),
-  customerKey: text({ name: "S3_SSE_C", secret: true, help: "customer key for server-side encryption: 32 bytes, as they are or in base64" }),
-  conditionalWrites: choice(["require", "emulate"] as const, { name: "S3_CONDITIONAL_WRITES", help: "require: never overwrite, by one atomic request; emulate: look first, for services without If-None-Match", initial: "require" }),
-  partSizeBytes: bytes({ name: "S3_MAX_PART_SIZE", help: "size of the parts of multipart uploads; grows by itself for very large objects", initial: 16 * MiB, min: 5 * MiB, max: 5 * GiB }),
+  customerKey: text({
+    name: "S3_SSE_C",
+    secret: true,
+    help: "customer key for server-side encryption: 32 bytes, as they are or in base64",
+  }),
+  conditionalWrites: choice(["require", "emulate"] as const, {
+    name: "S3_CONDITIONAL_WRITES",
+    help: "require: never overwrite, by one atomic request; emulate: look first, for services without If-None-Match",
+    initial: "require",
+  }),
+  partSizeBytes: bytes({
+    name: "S3_MAX_PART_SIZE",
+    help: "size of the parts of multipart uploads; grows by itself for very large objects",
+    initial: 16 * MiB,
+    min: 5 * MiB,
+    max: 5 * GiB,
+  }),
 
-  retryDeadlineMs: duration({ name: "RETRY_DEADLINE", help: "give up on a request to the store after trying for this long", initial: MINUTE, min: 0, max: 24 * HOUR }),
-  connectTimeoutMs: duration({ name: "CONNECT_TIMEOUT", help: "one attempt to connect to the store", initial: 10 * SECOND, min: 100, max: 10 * MINUTE }),
-  idleTimeoutMs: duration({ name: "IDLE_TIMEOUT", help: "one request to the store, without a byte moving", initial: 30 * SECOND, min: 100, max: 30 * MINUTE }),
+  retryDeadlineMs: duration({
+    name: "RETRY_DEADLINE",
+    help: "give up on a request to the store after trying for this long",
+    initial: MINUTE,
+    min: 0,
+    max: 24 * HOUR,
+  }),
+  connectTimeoutMs: duration({
+    name: "CONNECT_TIMEOUT",
+    help: "one attempt to connect to the store",
+    initial: 10 * SECOND,
+    min: 100,
+    max: 10 * MINUTE,
+  }),
+  idleTimeoutMs: duration({
+    name: "IDLE_TIMEOUT",
+    help: "one request to the store, without a byte moving",
+    initial: 30 * SECOND,
+    min: 100,
+    max: 30 * MINUTE,
+  }),
 
-  walPushPoolSize: integer({ name: "WAL_PUSH_CONCURRENCY", help: "wal-push: segments archived at once, the requested one included", initial: 32, min: 1, max: 256 }),
-  uploadConcurrency: integer({ name: "UPLOAD_CONCURRENCY", help: "backup-push: parts written at once", initial: 4, min: 1, max: 64 }),
-  downloadConcurrency: integer({ name: "DOWNLOAD_CONCURRENCY", help: "backup-fetch: parts read at once", initial: 4, min: 1, max: 64 }),
-  compressionMethod: choice(["zstd"] as const, { name: "COMPRESSION_METHOD", help: "how new objects are compressed", initial: "zstd" }),
-  compressionLevel: integer({ name: "COMPRESSION_LEVEL", help: "zstd level of new objects", initial: 3, min: 1, max: 19 }),
-  tarSizeThresholdBytes: bytes({ name: "TAR_SIZE_THRESHOLD", help: "backup-push: a part is closed once it holds this much content; one file is never split", initial: 256 * MiB, min: 1 * MiB, max: 64 * GiB }),
-  archiveTimeoutMs: duration({ name: "ARCHIVE_TIMEOUT", help: "backup-push: wait this long for PostgreSQL to archive the WAL that the backup needs", initial: 10 * MINUTE, min: SECOND, max: 24 * HOUR }),
+  walPushPoolSize: integer({
+    name: "WAL_PUSH_CONCURRENCY",
+    help: "wal-push: segments archived at once, the requested one included",
+    initial: 32,
+    min: 1,
+    max: 256,
+  }),
+  uploadConcurrency: integer({
+    name: "UPLOAD_CONCURRENCY",
+    help: "backup-push: parts written at once",
+    initial: 4,
+    min: 1,
+    max: 64,
+  }),
+  downloadConcurrency: integer({
+    name: "DOWNLOAD_CONCURRENCY",
+    help: "backup-fetch: parts read at once",
+    initial: 4,
+    min: 1,
+    max: 64,
+  }),
+  compressionMethod: choice(["zstd"] as const, {
+    name: "COMPRESSION_METHOD",
+    help: "how new objects are compressed",
+    initial: "zstd",
+  }),
+  compressionLevel: integer({
+    name: "COMPRESSION_LEVEL",
+    help: "zstd level of new objects",
+    initial: 3,
+    min: 1,
+    max: 19,
+  }),
+  tarSizeThresholdBytes: bytes({
+    name: "TAR_SIZE_THRESHOLD",
+    help: "backup-push: a part is closed once it holds this much content; one file is never split",
+    initial: 256 * MiB,
+    min: 1 * MiB,
+    max: 64 * GiB,
+  }),
+  archiveTimeoutMs: duration({
+    name: "ARCHIVE_TIMEOUT",
+    help: "backup-push: wait this long for PostgreSQL to archive the WAL that the backup needs",
+    initial: 10 * MINUTE,
+    min: SECOND,
+    max: 24 * HOUR,
+  }),
 
-  logFormat: choice(["text", "json"] as const, { name: "LOG_FORMAT", flag: "log-format", help: "how messages on stderr look", initial: "text" }),
+  logFormat: choice(["text", "json"] as const, {
+    name: "LOG_FORMAT",
+    flag: "log-format",
+    help: "how messages on stderr look",
+    initial: "text",
+  }),
 };
 
 export type SettingName = keyof typeof SETTINGS;
@@ -130,12 +241,17 @@ function refuseUnknownVariables(env: Environment): void {
       if (pattern.test(variable)) throw new UsageError(`cannot honour ${variable}`, { hint: why });
     }
     if (variable.startsWith("WALB_") && !known.has(variable)) {
-      throw new UsageError(`unknown setting ${variable}`, { hint: 'See "wal-b --help" and docs/settings.md for those there are.' });
+      throw new UsageError(`unknown setting ${variable}`, {
+        hint: 'See "wal-b --help" and docs/settings.md for those there are.',
+      });
     }
   }
 }
 
-function row<Value>({ name, flag, aws = [], help, secret }: Words, parsing: Pick<Row<Value>, "parse" | "initial" | "allowed" | "initialText">): Row<Value> {
+function row<Value>(
+  { name, flag, aws = [], help, secret }: Words,
+  parsing: Pick<Row<Value>, "parse" | "initial" | "allowed" | "initialText">,
+): Row<Value> {
   const own = name === undefined ? [] : [`WALB_${name}`, `WALG_${name}`, `WALE_${name}`];
   return { ...(flag && { flag }), ...(secret && { secret }), variables: [...own, ...aws], help, ...parsing };
 }
@@ -144,15 +260,26 @@ function text(words: Words): Row<string | undefined> {
   return row(words, { parse: (text) => text, initial: undefined, allowed: "text" });
 }
 
-function choice<const Value extends string>(values: readonly Value[], words: Words & { readonly initial: Value }): Row<Value>;
+function choice<const Value extends string>(
+  values: readonly Value[],
+  words: Words & { readonly initial: Value },
+): Row<Value>;
 function choice<const Value extends string>(values: readonly Value[], words: Words): Row<Value | undefined>;
-function choice<const Value extends string>(values: readonly Value[], { initial, ...words }: Words & { readonly initial?: Value }): Row<Value | undefined> {
+function choice<const Value extends string>(
+  values: readonly Value[],
+  { initial, ...words }: Words & { readonly initial?: Value },
+): Row<Value | undefined> {
   const parse = (text: string) => {
     const value = values.find((candidate) => candidate === text);
     if (value === undefined) throw new RangeError(text);
     return value;
   };
-  return row<Value | undefined>(words, { parse, initial, allowed: values.join(", "), ...(initial && { initialText: initial }) });
+  return row<Value | undefined>(words, {
+    parse,
+    initial,
+    allowed: values.join(", "),
+    ...(initial && { initialText: initial }),
+  });
 }
 
 interface Bounds {
@@ -162,7 +289,11 @@ interface Bounds {
 }
 
 function integer({ initial, min, max, ...words }: Words & Bounds): Row<number> {
-  return number(words, { initial, min, max }, { unitOf: () => 1, show: String, pattern: /^(\d+)$/, form: "a whole number" });
+  return number(
+    words,
+    { initial, min, max },
+    { unitOf: () => 1, show: String, pattern: /^(\d+)$/, form: "a whole number" },
+  );
 }
 
 const BYTE_UNITS: Readonly<Record<string, number>> = { "": 1, B: 1, kB: KiB, KiB, MB: MiB, MiB, GB: GiB, GiB };
@@ -170,15 +301,42 @@ const BYTE_UNITS: Readonly<Record<string, number>> = { "": 1, B: 1, kB: KiB, KiB
 /** PostgreSQL's memory units: kB, MB and GB are powers of 1024. */
 function bytes({ initial, min, max, ...words }: Words & Bounds): Row<number> {
   const show = (n: number) => (n % GiB === 0 ? `${n / GiB}GB` : n % MiB === 0 ? `${n / MiB}MB` : `${n}`);
-  return number(words, { initial, min, max }, { unitOf: (unit) => BYTE_UNITS[unit], show, pattern: /^(\d+)\s*(|B|kB|KiB|MB|MiB|GB|GiB)$/, form: "a size in bytes, or with kB, MB, GB" });
+  return number(
+    words,
+    { initial, min, max },
+    {
+      unitOf: (unit) => BYTE_UNITS[unit],
+      show,
+      pattern: /^(\d+)\s*(|B|kB|KiB|MB|MiB|GB|GiB)$/,
+      form: "a size in bytes, or with kB, MB, GB",
+    },
+  );
 }
 
 const TIME_UNITS: Readonly<Record<string, number>> = { "": SECOND, ms: 1, s: SECOND, min: MINUTE, h: HOUR };
 
 /** PostgreSQL's time units; a bare number is seconds. */
 function duration({ initial, min, max, ...words }: Words & Bounds): Row<number> {
-  const show = (n: number) => (n === 0 ? "0" : n % HOUR === 0 ? `${n / HOUR}h` : n % MINUTE === 0 ? `${n / MINUTE}min` : n % SECOND === 0 ? `${n / SECOND}s` : `${n}ms`);
-  return number(words, { initial, min, max }, { unitOf: (unit) => TIME_UNITS[unit], show, pattern: /^(\d+)\s*(|ms|s|min|h)$/, form: "a time in seconds, or with ms, s, min, h" });
+  const show = (n: number) =>
+    n === 0
+      ? "0"
+      : n % HOUR === 0
+        ? `${n / HOUR}h`
+        : n % MINUTE === 0
+          ? `${n / MINUTE}min`
+          : n % SECOND === 0
+            ? `${n / SECOND}s`
+            : `${n}ms`;
+  return number(
+    words,
+    { initial, min, max },
+    {
+      unitOf: (unit) => TIME_UNITS[unit],
+      show,
+      pattern: /^(\d+)\s*(|ms|s|min|h)$/,
+      form: "a time in seconds, or with ms, s, min, h",
+    },
+  );
 }
 
 interface NumberForm {
@@ -195,5 +353,10 @@ function number(words: Words, { initial, min, max }: Bounds, { pattern, form, un
     if (!(value >= min && value <= max)) throw new RangeError(text);
     return value;
   };
-  return row(words, { parse, initial, initialText: show(initial), allowed: `${form}, from ${show(min)} to ${show(max)}` });
+  return row(words, {
+    parse,
+    initial,
+    initialText: show(initial),
+    allowed: `${form}, from ${show(min)} to ${show(max)}`,
+  });
 }

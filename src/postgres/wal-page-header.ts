@@ -53,7 +53,8 @@ export function checkSegment(name: string, position: SegmentPosition, content: U
 
   const view = new DataView(content.buffer, content.byteOffset, content.byteLength);
   const magic = view.getUint16(0, true);
-  if (!isMagic(magic)) return refuse(`Its first page has the magic number ${hex(magic)}, which no release of PostgreSQL wrote.`);
+  if (!isMagic(magic))
+    return refuse(`Its first page has the magic number ${hex(magic)}, which no release of PostgreSQL wrote.`);
   if ((view.getUint16(2, true) & XLP_LONG_HEADER) === 0) return refuse("Its first page has no long header.");
 
   const timeline = view.getUint32(4, true);

@@ -7,8 +7,8 @@ import { asLsn, type Lsn } from "./lsn.ts";
 /** Size of one WAL segment in bytes: a power of two from 1 MiB to 1 GiB, fixed by initdb --wal-segsize. */
 export type SegmentSize = number & { readonly brand: "SegmentSize" };
 
-export const MIN_SEGMENT_SIZE = 2 ** 20 as SegmentSize;
-export const MAX_SEGMENT_SIZE = 2 ** 30 as SegmentSize;
+export const MIN_SEGMENT_SIZE = (2 ** 20) as SegmentSize;
+export const MAX_SEGMENT_SIZE = (2 ** 30) as SegmentSize;
 
 /** The three numbers in a segment's name. `log` and `segment` together count segments. */
 export interface SegmentPosition {

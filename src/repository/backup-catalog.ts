@@ -43,7 +43,8 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
       unreadable.push({ name: backup.name, lastModified, failure });
     }
   }
-  const byFinish = (a: Backup, b: Backup) => a.finishedAt.getTime() - b.finishedAt.getTime() || Number(a.startLsn - b.startLsn);
+  const byFinish = (a: Backup, b: Backup) =>
+    a.finishedAt.getTime() - b.finishedAt.getTime() || Number(a.startLsn - b.startLsn);
   return { backups: backups.toSorted(byFinish), unreadable };
 }
 
@@ -54,7 +55,11 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
  */
 export async function findBackup(store: ObjectStore, name: string): Promise<Backup> {
   const backup = parseBackupName(name);
-  const notThere = () => new NotFoundError(`there is no backup "${name}"`, { detail: `Looked in ${store.location}.`, hint: 'Run "wal-b backup-list" for those there are.' });
+  const notThere = () =>
+    new NotFoundError(`there is no backup "${name}"`, {
+      detail: `Looked in ${store.location}.`,
+      hint: 'Run "wal-b backup-list" for those there are.',
+    });
   if (backup === undefined) throw notThere();
   try {
     const { lastModified } = await store.head(backupKeys(name).sentinel);
@@ -66,7 +71,11 @@ export async function findBackup(store: ObjectStore, name: string): Promise<Back
 
 async function readBackup(store: ObjectStore, backup: BackupName, lastModified: Date): Promise<Backup> {
   const keys = backupKeys(backup.name);
-  const sentinel = decodeSentinel(backup, (await store.get(keys.sentinel, MAX_SENTINEL_BYTES)).body, store.urlOf(keys.sentinel));
+  const sentinel = decodeSentinel(
+    backup,
+    (await store.get(keys.sentinel, MAX_SENTINEL_BYTES)).body,
+    store.urlOf(keys.sentinel),
+  );
   const isPermanent = (await readPermanence(store, keys.metadata, sentinel)) ?? sentinel.isPermanent;
   return { ...sentinel, isPermanent, name: backup.name, startSegment: backup.startSegment, lastModified };
 }

@@ -130,7 +130,11 @@ export class BackupUpload implements AsyncDisposable {
 }
 
 /** @throws IntegrityError  a backup of this name exists or was begun; StorageError and AccessError as the store */
-export async function beginBackupUpload(name: string, claim: BackupClaim, context: BackupUploadContext): Promise<BackupUpload> {
+export async function beginBackupUpload(
+  name: string,
+  claim: BackupClaim,
+  context: BackupUploadContext,
+): Promise<BackupUpload> {
   const upload = new BackupUpload(name, context);
   await upload.claim(claim);
   return upload;

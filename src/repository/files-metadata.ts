@@ -19,13 +19,17 @@ export class FilesMetadataWriter {
 
   add({ part, files }: PartContents): void {
     for (const { memberName, modifiedAt } of files) {
-      this.#files.push(`${JSON.stringify(memberName)}:{"IsIncremented":false,"IsSkipped":false,"MTime":"${modifiedAt.toISOString()}","UpdatesCount":0}`);
+      this.#files.push(
+        `${JSON.stringify(memberName)}:{"IsIncremented":false,"IsSkipped":false,"MTime":"${modifiedAt.toISOString()}","UpdatesCount":0}`,
+      );
     }
     this.#sets.push(`${JSON.stringify(part)}:${JSON.stringify(files.map(({ memberName }) => memberName))}`);
   }
 
   finish(): Uint8Array {
-    return new TextEncoder().encode(`{"Files":{${this.#files.join(",")}},"TarFileSets":{${this.#sets.join(",")}},"DatabasesByNames":{}}`);
+    return new TextEncoder().encode(
+      `{"Files":{${this.#files.join(",")}},"TarFileSets":{${this.#sets.join(",")}},"DatabasesByNames":{}}`,
+    );
   }
 }
 
@@ -38,7 +42,8 @@ export function partsOfFilesMetadata(body: Uint8Array, url: string): readonly st
   const sets = JsonFields.parse(new TextDecoder().decode(body), url).object("TarFileSets");
   if (sets === undefined || sets.names().length === 0) return undefined;
   for (const name of sets.names()) {
-    if (name.includes("/") || sets.texts(name) === undefined) throw new IntegrityError(`${url} is damaged`, { detail: `It has the part "${name}".` });
+    if (name.includes("/") || sets.texts(name) === undefined)
+      throw new IntegrityError(`${url} is damaged`, { detail: `It has the part "${name}".` });
   }
   return sets.names().toSorted();
 }

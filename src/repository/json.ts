@@ -10,7 +10,11 @@ declare global {
 
 /** bigints become plain integers. */
 export function formatJson(value: unknown, indent?: number): string {
-  return JSON.stringify(value, (_, part: unknown) => (typeof part === "bigint" ? JSON.rawJSON(part.toString()) : part), indent);
+  return JSON.stringify(
+    value,
+    (_, part: unknown) => (typeof part === "bigint" ? JSON.rawJSON(part.toString()) : part),
+    indent,
+  );
 }
 
 type Reviver = (this: unknown, key: string, value: unknown, context: { readonly source?: string }) => unknown;
@@ -23,7 +27,9 @@ type Reviver = (this: unknown, key: string, value: unknown, context: { readonly 
  */
 export function parseJson(text: string, what: string): unknown {
   const keepLargeIntegers: Reviver = (_, value, { source }) =>
-    typeof value === "number" && !Number.isSafeInteger(value) && source !== undefined && /^-?\d+$/.test(source) ? BigInt(source) : value;
+    typeof value === "number" && !Number.isSafeInteger(value) && source !== undefined && /^-?\d+$/.test(source)
+      ? BigInt(source)
+      : value;
   try {
     return JSON.parse(text, keepLargeIntegers as (key: string, value: unknown) => unknown);
   } catch (cause) {
@@ -40,7 +46,8 @@ export class JsonFields {
   readonly #what: string;
 
   constructor(value: unknown, what: string) {
-    if (typeof value !== "object" || value === null || Array.isArray(value)) throw new IntegrityError(`${what} is not a JSON object`);
+    if (typeof value !== "object" || value === null || Array.isArray(value))
+      throw new IntegrityError(`${what} is not a JSON object`);
     this.#fields = value as Record<string, unknown>;
     this.#what = what;
   }

@@ -134,9 +134,12 @@ export function decodeSentinel(backup: BackupName, body: Uint8Array, url: string
   const startLsn = lsn(fields, "LSN");
   const own = fields.object("WalB");
   if ((own?.integer("FormatVersion") ?? 0) > FORMAT_VERSION) {
-    throw new UsageError(`backup "${backup.name}" has format version ${own?.integer("FormatVersion")}, this program knows ${FORMAT_VERSION}`, {
-      hint: "Install a newer wal-b.",
-    });
+    throw new UsageError(
+      `backup "${backup.name}" has format version ${own?.integer("FormatVersion")}, this program knows ${FORMAT_VERSION}`,
+      {
+        hint: "Install a newer wal-b.",
+      },
+    );
   }
   const startedAt = fields.date("StartTime");
   return {
@@ -179,7 +182,9 @@ function segmentSizeOf({ startSegment }: BackupName, startLsn: Lsn, url: string)
     const size = (mebibytes * 2 ** 20) as SegmentSize;
     if (segmentHolding(timeline, startLsn, size).name === startSegment) return size;
   }
-  throw new IntegrityError(`${url} is damaged`, { detail: "Its LSN is not in the segment that the backup is named after." });
+  throw new IntegrityError(`${url} is damaged`, {
+    detail: "Its LSN is not in the segment that the backup is named after.",
+  });
 }
 
 /** WAL-G's form: a list of OIDs, and an entry for each. */
@@ -195,10 +200,10 @@ function tablespacesOf(spec: JsonFields | undefined): readonly Tablespace[] {
   return (spec?.texts("tablespaces") ?? []).map((oid) => {
     const entry = spec?.object(oid);
     const location = entry?.text("loc");
-    if (!/^\d+$/.test(oid) || location === undefined) throw new IntegrityError(`the tablespace "${oid}" of the backup has no location`);
+    if (!/^\d+$/.test(oid) || location === undefined)
+      throw new IntegrityError(`the tablespace "${oid}" of the backup has no location`);
     return { oid, location };
   });
 }
 
 const encode = (value: unknown) => new TextEncoder().encode(formatJson(value));
-

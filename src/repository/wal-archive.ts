@@ -49,7 +49,9 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
   const getExactly = async (file: WalFile, key: string): Promise<Uint8Array> => {
     const stored = await store.get(key, MAX_OBJECT_BYTES);
     try {
-      const content = key.endsWith(CONTENT_SUFFIX) ? await decodeContent(stored.body, await zstd(), MAX_SEGMENT_SIZE) : stored.body;
+      const content = key.endsWith(CONTENT_SUFFIX)
+        ? await decodeContent(stored.body, await zstd(), MAX_SEGMENT_SIZE)
+        : stored.body;
       checkHash(stored, content);
       checkWalContent(file, content);
       return content;
@@ -92,20 +94,24 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
         if (!(error instanceof NotFoundError)) throw error;
         const key = await otherForm(file);
         if (key !== undefined) return getExactly(file, key);
-        throw new NotFoundError(`"${file.name}" is not in the archive`, { detail: `There is no ${store.urlOf(walKey(file.name))}.` });
+        throw new NotFoundError(`"${file.name}" is not in the archive`, {
+          detail: `There is no ${store.urlOf(walKey(file.name))}.`,
+        });
       }
     },
 
     async anySegment() {
       for await (const { key } of store.list(WAL)) {
         const found = parseWalKey(key);
-        if (found?.file.kind === "segment" && (found.compression === "zst" || found.compression === "")) return found.file;
+        if (found?.file.kind === "segment" && (found.compression === "zst" || found.compression === ""))
+          return found.file;
       }
       return undefined;
     },
 
     async *list(prefix = "") {
-      for await (const { key, sizeBytes } of store.list(`${WAL}${prefix}`)) yield { key, sizeBytes, ...parseWalKey(key) };
+      for await (const { key, sizeBytes } of store.list(`${WAL}${prefix}`))
+        yield { key, sizeBytes, ...parseWalKey(key) };
     },
   };
 }
@@ -126,14 +132,18 @@ export function checkWalContent(file: WalFile, content: Uint8Array): void {
       throw new IntegrityError(`"${file.name}" is not a timeline history`, { detail: "It names no parent timeline." });
     case "backup":
       if (new TextDecoder().decode(content).startsWith("START WAL LOCATION: ")) return;
-      throw new IntegrityError(`"${file.name}" is not a backup history`, { detail: 'It does not begin with "START WAL LOCATION".' });
+      throw new IntegrityError(`"${file.name}" is not a backup history`, {
+        detail: 'It does not begin with "START WAL LOCATION".',
+      });
   }
 }
 
 function checkHash({ metadata }: StoredObject, content: Uint8Array): void {
   const expected = metadata["sha256"];
   if (expected !== undefined && expected !== sha256(content)) {
-    throw new IntegrityError("the content is not what was archived", { detail: `Its SHA-256 is ${sha256(content)}, archived was ${expected}.` });
+    throw new IntegrityError("the content is not what was archived", {
+      detail: `Its SHA-256 is ${sha256(content)}, archived was ${expected}.`,
+    });
   }
 }
 

@@ -26,7 +26,11 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
   const histories = new Map<number, TimelineHistory>();
   for await (const { key, sizeBytes, file } of archive.list()) {
     wal.push({ key, sizeBytes, file });
-    if (file?.kind === "history") histories.set(file.timeline, parseTimelineHistory(file.timeline, new TextDecoder().decode(await archive.get(file))));
+    if (file?.kind === "history")
+      histories.set(
+        file.timeline,
+        parseTimelineHistory(file.timeline, new TextDecoder().decode(await archive.get(file))),
+      );
   }
   return { backups, wal, histories };
 }

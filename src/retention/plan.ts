@@ -4,11 +4,20 @@
  * Never by an object's age: by the times and LSNs in the sentinels, by timeline ancestry, and always in favour of keeping
  * when something is not known.
  */
-import { type TimelineHistory, switchPointOf } from "../postgres/timeline-history.ts";
-import { type SegmentSize, segmentHolding, segmentNumber, segmentBefore, type WalFile } from "../postgres/wal-segment.ts";
+import { switchPointOf, type TimelineHistory } from "../postgres/timeline-history.ts";
+import {
+  type SegmentSize,
+  segmentBefore,
+  segmentHolding,
+  segmentNumber,
+  type WalFile,
+} from "../postgres/wal-segment.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
 
-export type RetainedBackup = Pick<Backup, "name" | "timeline" | "startLsn" | "stopLsn" | "finishedAt" | "isPermanent" | "segmentSize" | "systemIdentifier">;
+export type RetainedBackup = Pick<
+  Backup,
+  "name" | "timeline" | "startLsn" | "stopLsn" | "finishedAt" | "isPermanent" | "segmentSize" | "systemIdentifier"
+>;
 
 export interface WalEntry {
   readonly key: string;
@@ -39,7 +48,8 @@ export interface RetentionPlan {
 export function planRetain(count: number, inventory: Inventory): RetentionPlan {
   const newestFirst = inventory.backups.toReversed();
   return planKeeping(inventory, (backup) => {
-    const rank = newestFirst.filter(({ systemIdentifier }) => systemIdentifier === backup.systemIdentifier).indexOf(backup) + 1;
+    const rank =
+      newestFirst.filter(({ systemIdentifier }) => systemIdentifier === backup.systemIdentifier).indexOf(backup) + 1;
     if (rank <= count) return { keep: true, because: `newest ${rank} of ${count}` };
     return { keep: false, because: `${rank - count} older than the ${count} to retain` };
   });
@@ -55,10 +65,13 @@ export function planBefore(name: string, inventory: Inventory): RetentionPlan {
   const named = inventory.backups[position];
   if (named === undefined) throw new RangeError(`no backup "${name}"`);
   return planKeeping(inventory, (backup) => {
-    if (backup.systemIdentifier !== named.systemIdentifier) return { keep: true, because: `of another cluster, ${backup.systemIdentifier}` };
+    if (backup.systemIdentifier !== named.systemIdentifier)
+      return { keep: true, because: `of another cluster, ${backup.systemIdentifier}` };
     if (backup === named) return { keep: true, because: "the one named" };
     const isOlder = inventory.backups.indexOf(backup) < position;
-    return isOlder ? { keep: false, because: `finished before ${name}` } : { keep: true, because: `finished after ${name}` };
+    return isOlder
+      ? { keep: false, because: `finished before ${name}` }
+      : { keep: true, because: `finished after ${name}` };
   });
 }
 
@@ -69,7 +82,10 @@ export function planGarbage(inventory: Inventory): RetentionPlan {
 
 /** Everything goes: permanent backups too, timeline histories too. The caller has made sure that this is meant. */
 export function planEverything({ backups, wal }: Inventory): RetentionPlan {
-  const [removeWal, foreign] = [wal.filter(({ file }) => file !== undefined), wal.filter(({ file }) => file === undefined)];
+  const [removeWal, foreign] = [
+    wal.filter(({ file }) => file !== undefined),
+    wal.filter(({ file }) => file === undefined),
+  ];
   return {
     keep: [],
     removeBackups: backups.map(({ name }) => ({ name, because: "everything goes" })),
@@ -87,7 +103,8 @@ function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Ve
   const permanent = judged.filter(({ keep, backup }) => !keep && backup.isPermanent).map(({ backup }) => backup);
 
   const isNeeded = (file: WalFile) =>
-    retained.some((backup) => continues(backup, file, inventory.histories)) || permanent.some((backup) => completes(backup, file));
+    retained.some((backup) => continues(backup, file, inventory.histories)) ||
+    permanent.some((backup) => completes(backup, file));
   // Without any backup nothing tells what is still needed; the WAL of a cluster that has no backup yet must survive.
   const removable = ({ file }: WalEntry) => file !== undefined && retained.length > 0 && !isNeeded(file);
 
@@ -96,7 +113,9 @@ function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Ve
       if (keep) return { name: backup.name, because };
       return backup.isPermanent ? { name: backup.name, because: "permanent" } : [];
     }),
-    removeBackups: judged.filter(({ backup, keep }) => !keep && !backup.isPermanent).map(({ backup, because }) => ({ name: backup.name, because })),
+    removeBackups: judged
+      .filter(({ backup, keep }) => !keep && !backup.isPermanent)
+      .map(({ backup, because }) => ({ name: backup.name, because })),
     removeWal: inventory.wal.filter(removable),
     keptWal: inventory.wal.filter((entry) => !removable(entry)).length,
     foreign: inventory.wal.filter(({ file }) => file === undefined).map(({ key }) => key),
@@ -125,6 +144,9 @@ function completes(backup: RetainedBackup, file: WalFile): boolean {
   if (file.timeline !== backup.timeline) return false;
   const size: SegmentSize = backup.segmentSize;
   const number = segmentNumber(file, size);
-  const [first, last] = [segmentHolding(backup.timeline, backup.startLsn, size), segmentBefore(backup.timeline, backup.stopLsn, size)];
+  const [first, last] = [
+    segmentHolding(backup.timeline, backup.startLsn, size),
+    segmentBefore(backup.timeline, backup.stopLsn, size),
+  ];
   return number >= segmentNumber(first, size) && number <= segmentNumber(last, size);
 }

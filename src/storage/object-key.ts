@@ -11,9 +11,8 @@ const MAX_KEY_BYTES = 1024;
  */
 export function checkKey(key: string): void {
   const steps = key.split("/");
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
   const isBad =
-    steps.some((step) => step === "" || step === "." || step === "..") || /[\u0000-\u001f\u007f\\]/.test(key);
+    steps.some((step) => step === "" || step === "." || step === "..") || key.includes("\\") || /\p{Cc}/u.test(key);
   if (isBad || Buffer.byteLength(key) > MAX_KEY_BYTES) {
     throw new UsageError(`cannot use ${JSON.stringify(key.slice(0, 200))} as the key of an object`, {
       detail: 'A key is one or more names separated by "/", without "..", backslashes or control characters.',

@@ -241,8 +241,7 @@ function describe(error: unknown, answer: S3Answer, { attempts, elapsedMs, endpo
 
 /** One line, and not a page. */
 function printable(text: string): string {
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: removing them is the point
-  const line = text.replace(/[\u0000-\u001f\u007f-\u009f]+/g, " ").trim();
+  const line = text.replace(/\p{Cc}+/gu, " ").trim();
   return line.length > 300 ? `${line.slice(0, 300)}…` : line;
 }
 

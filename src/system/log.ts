@@ -23,7 +23,11 @@ const RANK: Record<LogLevel, number> = { error: 0, warning: 1, info: 2, debug: 3
 
 /** @param write  takes one record, without a line end; a text record may hold several lines */
 export function createLog(write: (record: string) => void, { format, level, now }: LogOptions): Log {
-  const emit = (at: LogLevel, message: string, text: { readonly detail?: string | undefined; readonly hint?: string | undefined } = {}) => {
+  const emit = (
+    at: LogLevel,
+    message: string,
+    text: { readonly detail?: string | undefined; readonly hint?: string | undefined } = {},
+  ) => {
     if (RANK[at] > RANK[level]) return;
     if (format === "json") {
       write(JSON.stringify({ time: now().toISOString(), level: at, message, ...text }));

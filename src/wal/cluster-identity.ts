@@ -38,9 +38,15 @@ export function openClusterIdentity(context: ClusterIdentityContext): ClusterIde
   };
 }
 
-async function checkOnce(systemIdentifier: bigint, { archive, location, temporaryDirectory, userId }: ClusterIdentityContext): Promise<void> {
+async function checkOnce(
+  systemIdentifier: bigint,
+  { archive, location, temporaryDirectory, userId }: ClusterIdentityContext,
+): Promise<void> {
   const memory = join(temporaryDirectory, `wal-b-${userId}`);
-  const mark = join(memory, `archive-${new Bun.CryptoHasher("sha256").update(`${location}\n${systemIdentifier}`).digest("hex").slice(0, 32)}`);
+  const mark = join(
+    memory,
+    `archive-${new Bun.CryptoHasher("sha256").update(`${location}\n${systemIdentifier}`).digest("hex").slice(0, 32)}`,
+  );
   if (await isOurs(memory, userId)) {
     if (await exists(mark)) return;
   }
@@ -56,7 +62,9 @@ async function checkOnce(systemIdentifier: bigint, { archive, location, temporar
   await remember(memory, mark, userId);
 }
 
-async function ownerOf(archive: WalArchive): Promise<{ readonly segment: string; readonly systemIdentifier: bigint } | undefined> {
+async function ownerOf(
+  archive: WalArchive,
+): Promise<{ readonly segment: string; readonly systemIdentifier: bigint } | undefined> {
   const file = await archive.anySegment();
   if (file?.kind !== "segment") return undefined;
   const { systemIdentifier } = checkSegment(file.name, file, await archive.get(file));

@@ -24,10 +24,16 @@ export interface WalFetchContext {
  * @throws NotFoundError   the archive answered that it has no such file; recovery may end here
  * @throws IntegrityError  what the archive has is damaged or another cluster's; nothing was put in place
  */
-export async function fetchWal(name: string, destination: string, { archive, systemIdentifier, log }: WalFetchContext): Promise<void> {
+export async function fetchWal(
+  name: string,
+  destination: string,
+  { archive, systemIdentifier, log }: WalFetchContext,
+): Promise<void> {
   const file = parseWalFile(name);
   if (!file) {
-    throw new UsageError(`"${name}" is not the name of a WAL file`, { hint: "restore_command must pass %f and %p: wal-b wal-fetch %f %p" });
+    throw new UsageError(`"${name}" is not the name of a WAL file`, {
+      hint: "restore_command must pass %f and %p: wal-b wal-fetch %f %p",
+    });
   }
 
   const content = await archive.get(file);

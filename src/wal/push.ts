@@ -32,7 +32,9 @@ export async function pushWal(path: string, context: WalPushContext): Promise<vo
   const name = basename(path);
   const file = parseWalFile(name);
   if (!file) {
-    throw new UsageError(`"${name}" is not the name of a WAL file`, { hint: "archive_command must pass %p: wal-b wal-push %p" });
+    throw new UsageError(`"${name}" is not the name of a WAL file`, {
+      hint: "archive_command must pass %p: wal-b wal-push %p",
+    });
   }
 
   const others = (await waitingSegments(dirname(path), name)).slice(0, context.poolSize - 1);
@@ -88,7 +90,10 @@ async function waitingSegments(walDirectory: string, requested: string): Promise
       .toSorted((a, b) => ((a?.name ?? "") < (b?.name ?? "") ? -1 : 1)) as readonly WalFile[];
   } catch (cause) {
     if (systemCodeOf(cause) === "ENOENT" || systemCodeOf(cause) === "ENOTDIR") return [];
-    throw new SourceMissingError(`could not read "${join(walDirectory, "archive_status")}"`, { detail: `${reasonOf(cause)}.`, cause });
+    throw new SourceMissingError(`could not read "${join(walDirectory, "archive_status")}"`, {
+      detail: `${reasonOf(cause)}.`,
+      cause,
+    });
   }
 }
 
