@@ -48,6 +48,9 @@ const platform = `${process.platform}-${process.arch}`;
 const HOST: Target = { name: "wal-b", bun: undefined, addons: [`${platform}-gnu`, `${platform}-musl`, platform] };
 
 process.chdir(import.meta.dir);
+const version = versionOfPackage();
+// Asked once: all binaries of a release say the same.
+const commit = commitOfCheckout();
 const outputDirectory = optionValue("--outdir") ?? "dist";
 try {
   if (process.argv.includes("--all")) {
@@ -78,8 +81,8 @@ async function build(target: Target, packages: string): Promise<void> {
       splitting: true,
       env: "disable",
       define: {
-        WALB_VERSION: JSON.stringify(version()),
-        WALB_COMMIT: JSON.stringify(commit()) ?? "undefined",
+        WALB_VERSION: JSON.stringify(version),
+        WALB_COMMIT: JSON.stringify(commit) ?? "undefined",
         WALB_ZSTD_ADDON: JSON.stringify(addonOf(target, packages)),
       },
       compile: {
@@ -98,9 +101,7 @@ async function build(target: Target, packages: string): Promise<void> {
     const start = startOf(outfile, target);
     renameSync(outfile, join(outputDirectory, target.name));
     const size = (statSync(join(outputDirectory, target.name)).size / 2 ** 20).toFixed(0);
-    console.log(
-      `${join(outputDirectory, target.name)}: ${version()} (${commit() ?? "no commit"}), ${size} MiB, ${start}`,
-    );
+    console.log(`${join(outputDirectory, target.name)}: ${version} (${commit ?? "no commit"}), ${size} MiB, ${start}`);
   } finally {
     rmSync(work, { recursive: true, force: true });
   }
@@ -127,7 +128,7 @@ function startOf(binary: string, { name, bun }: Target): string {
     const { status, signal, stdout, stderr } = spawnSync(binary, ["--version"], { encoding: "utf8", timeout: 20_000 });
     times.push(performance.now() - before);
     if (status !== 0) fail(`${name} was built but --version ended with ${signal ?? status}:\n${stderr}`);
-    if (!stdout.includes(version())) fail(`${name} --version printed ${JSON.stringify(stdout)}, not ${version()}`);
+    if (!stdout.includes(version)) fail(`${name} --version printed ${JSON.stringify(stdout)}, not ${version}`);
   }
   return `starts in ${times.sort((a, b) => a - b)[2]?.toFixed(0)} ms`;
 }
@@ -168,11 +169,11 @@ function writeChecksums(names: readonly string[]): void {
   writeFileSync(join(outputDirectory, "SHA256SUMS"), lines.join(""));
 }
 
-function version(): string {
+function versionOfPackage(): string {
   return (JSON.parse(readFileSync("package.json", "utf8")) as { version: string }).version;
 }
 
-function commit(): string | undefined {
+function commitOfCheckout(): string | undefined {
   const git = (...args: string[]) => spawnSync("git", args, { encoding: "utf8", timeout: 10_000 });
   const head = git("rev-parse", "--short=12", "HEAD");
   if (head.status !== 0) return undefined;
