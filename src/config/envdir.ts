@@ -34,7 +34,7 @@ export function readEnvdir(directory: string): EnvdirReading {
         });
       }
       if (stat.mode & 0o004) readableByOthers.push(path);
-      variables[name] = valueOf(readFileSync(path));
+      variables[name] = readValue(readFileSync(path));
     } catch (cause) {
       if (cause instanceof UsageError) throw cause;
       throw new UsageError(`could not read "${path}"`, { detail: `${reasonOf(cause)}.`, hint: HINT, cause });
@@ -60,7 +60,7 @@ function listFiles(directory: string): readonly string[] {
 
 const HINT = "Check that the path is right and that this account may read it.";
 
-function valueOf(content: Buffer): string | undefined {
+function readValue(content: Buffer): string | undefined {
   if (content.length === 0) return undefined;
   const [line = ""] = content.toString("utf8").split("\n", 1);
   return line.replace(/[ \t]+$/, "").replaceAll("\0", "\n");

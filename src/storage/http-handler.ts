@@ -145,6 +145,8 @@ class Exchange {
     this.#onAbort = () => this.#fail(signal?.reason);
     signal?.addEventListener("abort", this.#onAbort, { once: true });
     request.on("error", (error) => this.#fail(error));
+    // Head and body are two writes; the second must not wait for the first to be acknowledged.
+    request.setNoDelay(true);
     this.#watchConnection();
   }
 

@@ -151,7 +151,11 @@ class S3Store implements ObjectStore {
   /** Needed to read as well as to write. */
   readonly #customerKey: Encryption;
 
-  constructor(options: S3StoreOptions, authorities: readonly string[], client = new S3Client(clientConfig(options, authorities))) {
+  constructor(
+    options: S3StoreOptions,
+    authorities: readonly string[],
+    client = new S3Client(clientConfig(options, authorities)),
+  ) {
     const { bucket, prefix, customerKey, partsInFlight = 4 } = options;
     this.#options = options;
     this.#bucket = bucket;
@@ -563,6 +567,9 @@ class S3Store implements ObjectStore {
         text: Message,
       }));
     } catch (error) {
+      // AWS refuses key by key, Ceph RGW the whole batch.
+      if (answerOf(causeOf(error)).code === "AccessDenied")
+        return keys.map((key) => ({ key, code: "AccessDenied", text: "" }));
       if (!isNotImplemented(error)) throw error;
       return await this.#deleteOneByOne(keys);
     }
@@ -731,8 +738,13 @@ function withoutWriteId(metadata: Record<string, string> | undefined): ObjectMet
   return own;
 }
 
+/** What the SDK threw, below the Failure that #ask() made of it. */
+function causeOf(error: unknown): unknown {
+  return error instanceof Failure ? error.cause : error;
+}
+
 function isNotImplemented(error: unknown): boolean {
-  const { status, code } = answerOf(error instanceof Failure ? error.cause : error);
+  const { status, code } = answerOf(causeOf(error));
   return status === 501 || status === 405 || code === "NotImplemented" || code === "MethodNotAllowed";
 }
 

@@ -83,7 +83,7 @@ async function remember(memory: string, mark: string, userId: number): Promise<v
 
 async function isOurs(directory: string, userId: number): Promise<boolean> {
   const found = await stat(directory).catch(() => undefined);
-  return found !== undefined && found.isDirectory() && found.uid === userId && (found.mode & 0o022) === 0;
+  return found?.isDirectory() === true && found.uid === userId && (found.mode & 0o022) === 0;
 }
 
 const exists = async (path: string) => (await stat(path).catch(() => undefined)) !== undefined;
