@@ -16,10 +16,16 @@ import {
   placeOf,
   ServerError,
 } from "./connection-failure.ts";
+import {
+  ConnectTimeoutError,
+  type Encryption,
+  encryptionsFor,
+  mayChangeEncryption,
+  wasRejected,
+} from "./connection-policy.ts";
 import type { LibpqSettings, ServerAddress } from "./libpq-settings.ts";
 import { passwordFromFile } from "./password-file.ts";
-import { isSocketDirectory, openEncryptedSocket, openPlainSocket } from "./server-socket.ts";
-import type { SslMode } from "./tls-settings.ts";
+import { openEncryptedSocket, openPlainSocket } from "./server-socket.ts";
 
 /** A connection. Disposing it ends the session; a backup that runs in it is abandoned by the server. */
 export interface Connection extends AsyncDisposable {
@@ -77,30 +83,6 @@ export async function connectToPostgres(settings: LibpqSettings, context: Connec
 
 class UnsupportedServerError extends PostgresError {}
 
-type Encryption = Attempt["encryption"];
-
-/** A Unix socket is never encrypted, whatever the mode. */
-function encryptionsFor({ address }: ServerAddress, mode: SslMode): readonly Encryption[] {
-  if (mode === "disable" || isSocketDirectory(address)) return ["no SSL"];
-  if (mode === "allow") return ["no SSL", "SSL"];
-  return mode === "prefer" ? ["SSL", "no SSL"] : ["SSL"];
-}
-
-/** pg_hba.conf may let us in with the other encryption, and a TLS that fails may not be needed; a dead port stays dead. */
-function mayChangeEncryption(error: unknown): boolean {
-  if (isServerAnswer(error)) return error.code === "28000";
-  return !(error instanceof TimeoutError || error instanceof NoPasswordError || isNetworkError(error));
-}
-
-const isNetworkError = (error: unknown) => error instanceof Error && "syscall" in error && error.syscall !== "read";
-
-/** The server knew us and said no: another server is not asked (manual, "Specifying Multiple Hosts"). */
-function wasRejected(error: unknown): boolean {
-  return error instanceof NoPasswordError || (isServerAnswer(error) && error.code?.startsWith("28") === true);
-}
-
-class TimeoutError extends PostgresError {}
-
 /** One try. */
 interface Target {
   readonly server: ServerAddress;
@@ -113,7 +95,7 @@ async function connectOnce(target: Target, { log, signal }: ConnectionContext): 
   const { server, encryption, settings } = target;
   const timeout = new AbortController();
   const seconds = settings.connectTimeoutMs / 1000;
-  const giveUp = () => timeout.abort(new TimeoutError(`no answer within ${seconds} seconds`));
+  const giveUp = () => timeout.abort(new ConnectTimeoutError(`no answer within ${seconds} seconds`));
   const timer = seconds > 0 ? setTimeout(giveUp, settings.connectTimeoutMs) : undefined;
   const opening = AbortSignal.any([signal, timeout.signal]);
 

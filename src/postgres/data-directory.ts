@@ -108,6 +108,7 @@ class Walk {
     const target = { path, absolutePath, stats };
 
     if (oid !== undefined && stats.isDirectory()) {
+      if (linkTarget.includes("\uFFFD")) await refuseUndecodableTarget(oid, linkTarget);
       yield { kind: "tablespace", ...factsOf(target), oid: Number(oid), linkTarget };
       return yield* this.#tablespaceContent({ ...target, realPath });
     }
@@ -162,6 +163,15 @@ async function tablespaceTargets(root: string): Promise<ReadonlySet<string>> {
   const names = (await ifThere(links, (path) => readdir(path))) ?? [];
   const targets = await Promise.all(names.map((name) => ifThere(join(links, name), (path) => realpath(path))));
   return new Set(targets.filter((target) => target !== undefined));
+}
+
+/** A restore could not make this location again, because it is not what the link says. */
+async function refuseUndecodableTarget(oid: string, linkTarget: string): Promise<void> {
+  if (await ifThere(linkTarget, (path) => stat(path))) return;
+  throw new SourceMissingError(`the location of tablespace ${oid} is not UTF-8`, {
+    detail: `It looks like "${linkTarget}".`,
+    hint: "Move the tablespace to a directory with another name.",
+  });
 }
 
 function refuseCircle(path: string, realPath: string, parent: Place): void {

@@ -161,6 +161,14 @@ describe("a tablespace", () => {
     ]);
   });
 
+  test("at a location that is not UTF-8 is a failure", async () => {
+    await using cluster = await makeCluster("pg_tblspc/");
+    const target = Buffer.concat([Buffer.from(`${cluster.outside}/caf`), Buffer.from([0xe9])]);
+    await mkdir(target);
+    await symlink(target, cluster.at("pg_tblspc/16400"));
+    expect((await cluster.failure()).message).toBe("the location of tablespace 16400 is not UTF-8");
+  });
+
   test("whose file system is not mounted is a failure", async () => {
     await using cluster = await makeCluster("pg_tblspc/");
     await symlink("/nonexistent/space", cluster.at("pg_tblspc/16400"));
