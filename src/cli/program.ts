@@ -4,7 +4,7 @@ import { type Environment, readEnvdir } from "../config/envdir.ts";
 import { loadSettings, SETTINGS, type SettingName } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
 import { createLog, type LogLevel } from "../system/log.ts";
-import { VERSION } from "../version.ts";
+import { COMMIT, VERSION } from "../version.ts";
 import { backupFetch } from "./backup-fetch.ts";
 import { backupList } from "./backup-list.ts";
 import { backupMark } from "./backup-mark.ts";
@@ -100,7 +100,7 @@ function describeProgram(): Program {
     .usage(
       "wal-b archives PostgreSQL to S3: WAL, base backups, retention, restore.\n\nUsage: wal-b [--envdir DIR] COMMAND …",
     )
-    .version(VERSION)
+    .version(`wal-b ${VERSION}${COMMIT ? ` (${COMMIT})` : ""}`)
     .help()
     .alias("h", "help")
     .exitProcess(false)

@@ -1,8 +1,8 @@
 /**
  * zstd frames, compressed and decompressed beside the main thread.
  *
- * Level 3 is the work of @mongodb-js/zstd 1.2.2, which knows no other level. Where its addon cannot be loaded (it is
- * unpacked to the temporary directory, which may be read-only or noexec) and for other levels, Bun's own zstd serves.
+ * The work of @mongodb-js/zstd's addon. Where it cannot be loaded (it is unpacked to the temporary directory, which may be
+ * read-only or noexec) Bun's own zstd serves, with the same result.
  */
 import { IntegrityError, reasonOf } from "../errors.ts";
 import { sealFrame } from "./zstd-frames.ts";
@@ -18,12 +18,9 @@ export interface Zstd {
   decompressFrame(frame: Uint8Array, contentBytes: number): Promise<Uint8Array>;
 }
 
-const ADDON_LEVEL = 3;
-
-export async function openZstd(level: number = ADDON_LEVEL): Promise<Zstd> {
+export async function openZstd(level: number): Promise<Zstd> {
   const addon = await loadAddonOrNothing();
-  const compress =
-    addon && level === ADDON_LEVEL ? addon.compress : (content: Uint8Array) => Bun.zstdCompress(content, { level });
+  const compress = addon ? addon.compress : (content: Uint8Array) => Bun.zstdCompress(content, { level });
   const decompress = addon ? addon.decompress : Bun.zstdDecompress;
 
   return {
