@@ -474,7 +474,11 @@ class S3Store implements ObjectStore {
 
     const resume = async (at: number): Promise<GetObjectCommandOutput> => {
       const rest = { ...where, Range: `bytes=${at}-`, ...(ETag ? { IfMatch: ETag } : {}) };
-      const found = await this.#client.send(new GetObjectCommand(rest), { abortSignal: signal });
+      const found = await this.#client.send(new GetObjectCommand(rest), { abortSignal: signal }).catch((error) => {
+        if (answerOf(error).code !== "NoSuchKey") throw error;
+        // It was there, so this is no proof that it never existed.
+        throw new StorageError(action, { detail: "The object was deleted while it was being read.", cause: error });
+      });
       const range = /^bytes (\d+)-/.exec(found.ContentRange ?? "");
       // A server that ignores Range sends everything again.
       if (range?.[1] !== String(at)) {
