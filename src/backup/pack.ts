@@ -4,12 +4,11 @@
  * Each worker fills a part with what comes next and closes it once it holds enough, so parts need no plan and memory none of
  * the list. Every file leaves its size and SHA-256 in the backup manifest, and its name in the files metadata.
  */
-import { stat } from "node:fs/promises";
-import { join } from "node:path";
 import type { TarHeader } from "../codec/tar.ts";
 import type { BackupManifestWriter } from "../postgres/backup-manifest.ts";
-import { type DataEntry, type DataFile, EXACT, fileEntry } from "../postgres/data-entry.ts";
-import { PG_CONTROL_PATH, readPgControl } from "../postgres/pg-control.ts";
+import type { DataEntry, DataFile } from "../postgres/data-entry.ts";
+import { PG_CONTROL_PATH, readPgControlBytes } from "../postgres/pg-control.ts";
+import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import type { BackupUpload, PartWriter } from "../repository/backup-upload.ts";
 import type { FilesMetadataWriter } from "../repository/files-metadata.ts";
 import { PG_CONTROL_PART, partName } from "../repository/keys.ts";
@@ -78,7 +77,7 @@ export async function packParts(
 }
 
 /** One part with the entries that `fill` adds; add() returns how many bytes of files it holds by then. */
-export async function packPart(
+async function packPart(
   part: string,
   context: PackContext,
   fill: (add: (entry: DataEntry) => Promise<number>) => Promise<void>,
@@ -101,13 +100,44 @@ export async function packPart(
   context.totals.objects++;
 }
 
-/** After every other file: on a standby, what it says decides from when on the copy is consistent. */
-export async function packPgControl(dataDirectory: string, context: PackContext): Promise<void> {
-  // Torn or damaged, it would make the whole backup worthless.
-  await readPgControl(dataDirectory);
-  const absolutePath = join(dataDirectory, PG_CONTROL_PATH);
-  const entry = fileEntry({ path: PG_CONTROL_PATH, absolutePath, stats: await stat(absolutePath, EXACT) });
-  await packPart(PG_CONTROL_PART, context, async (add) => void (await add(entry)));
+/** A file whose content is in memory. */
+export interface SmallFile {
+  /** Relative to the data directory. */
+  readonly path: string;
+  /** Its name in the tar archive. */
+  readonly memberName: string;
+  readonly content: Uint8Array;
+  readonly modifiedAt: Date;
+}
+
+/** One part with files that are in memory, for the account that runs this alone. */
+export async function packSmallFiles(part: string, files: readonly SmallFile[], context: PackContext): Promise<void> {
+  const { upload, manifest, filesMetadata, totals } = context;
+  const [uid, gid] = [process.geteuid?.() ?? 0, process.getegid?.() ?? 0];
+  const size = await upload.putPart(part, async (tar) => {
+    for (const { path, memberName, content, modifiedAt } of files) {
+      const sizeBytes = content.byteLength;
+      await tar.add({ name: memberName, type: "file", sizeBytes, mode: 0o600, uid, gid, modifiedAt }, [content]);
+      const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
+      // A restored directory has the links themselves and no map, see unpack.ts.
+      if (path !== TABLESPACE_MAP) manifest.add({ path, sizeBytes, modifiedAt, sha256 });
+      totals.files++;
+      totals.contentBytes += sizeBytes;
+    }
+  });
+  filesMetadata.add({ part, files });
+  totals.storedBytes += size.storedBytes;
+  totals.objects++;
+}
+
+/**
+ * After every other file: on a standby, what it says decides from when on the copy is consistent. The server overwrites it in
+ * place, so it is read until its checksum is right.
+ */
+export async function packPgControl(dataDirectory: string, context: PackContext, now: Date): Promise<void> {
+  const content = await readPgControlBytes(dataDirectory);
+  const file = { path: PG_CONTROL_PATH, memberName: `/${PG_CONTROL_PATH}`, content, modifiedAt: now };
+  await packSmallFiles(PG_CONTROL_PART, [file], context);
 }
 
 /** @returns undefined when the file is gone */

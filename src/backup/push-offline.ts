@@ -47,7 +47,7 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
     }
   };
   await packParts(needed(), context.limits, pack);
-  await packPgControl(dataDirectory, pack);
+  await packPgControl(dataDirectory, pack, now());
   // A server that was started meanwhile has changed files under our hands.
   refuseRunningServer(dataDirectory);
   await refuseChanged(dataDirectory, control);

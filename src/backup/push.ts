@@ -8,6 +8,7 @@
 import type { Zstd } from "../codec/zstd.ts";
 import { PostgresError } from "../errors.ts";
 import { describeArchiver, readArchiverStatus, switchWal } from "../postgres/archiver.ts";
+import { BACKUP_LABEL } from "../postgres/backup-label.ts";
 import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
 import { checkArchiving, checkDataDirectory, checkSeesBackupStart } from "../postgres/backup-preflight.ts";
 import { type BackupSession, type StoppedBackup, startBackupSession } from "../postgres/backup-session.ts";
@@ -15,6 +16,7 @@ import type { Connection } from "../postgres/connection.ts";
 import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
 import { formatLsn } from "../postgres/lsn.ts";
 import { readPgControl } from "../postgres/pg-control.ts";
+import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import { segmentAt, segmentBefore, segmentNumber, type WalSegment } from "../postgres/wal-segment.ts";
 import { beginBackupUpload } from "../repository/backup-upload.ts";
 import { FilesMetadataWriter } from "../repository/files-metadata.ts";
@@ -22,7 +24,7 @@ import { BACKUP_LABEL_PART, backupNameOf } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
-import { noTotals, type PackContext, type PackLimits, packParts, packPgControl } from "./pack.ts";
+import { noTotals, type PackContext, type PackLimits, packParts, packPgControl, packSmallFiles } from "./pack.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
 import { type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
 
@@ -72,10 +74,10 @@ export async function pushBackup(
   };
   const versionDirectory = await versionDirectoryOf(dataDirectory, session);
   await packParts(walkDataDirectory(dataDirectory, { versionDirectory, wal: "exclude", log }), context.limits, pack);
-  await packPgControl(dataDirectory, pack);
+  await packPgControl(dataDirectory, pack, now());
 
   const stopped = await session.stop();
-  await packLabels(stopped, { ...pack, modifiedAt: now() });
+  await packLabels(stopped, pack, now());
   await waitForWal(session.startSegment, segmentBefore(session.timeline, stopped.stopLsn, wait.segmentSize), wait);
 
   const { server, startLsn, timeline } = session;
@@ -176,33 +178,15 @@ async function versionDirectoryOf(dataDirectory: string, { server }: BackupSessi
 }
 
 /** The labels as the server returned them, byte for byte; WAL-G's names for them have no slash. */
-async function packLabels(stopped: StoppedBackup, pack: PackContext & { readonly modifiedAt: Date }): Promise<void> {
-  const { upload, manifest, filesMetadata, totals, modifiedAt } = pack;
-  const labels = [
-    { path: "backup_label", content: stopped.backupLabel },
-    { path: "tablespace_map", content: stopped.tablespaceMap },
-  ].filter(({ content }) => content.byteLength > 0);
-
-  const size = await upload.putPart(BACKUP_LABEL_PART, async (part) => {
-    for (const { path, content } of labels) {
-      const sizeBytes = content.byteLength;
-      await part.add(
-        {
-          name: path,
-          type: "file",
-          sizeBytes,
-          mode: 0o600,
-          uid: process.geteuid?.() ?? 0,
-          gid: process.getegid?.() ?? 0,
-          modifiedAt,
-        },
-        [content],
-      );
-      const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
-      manifest.add({ path, sizeBytes, modifiedAt, sha256 });
-    }
-  });
-  filesMetadata.add({ part: BACKUP_LABEL_PART, files: labels.map(({ path }) => ({ memberName: path, modifiedAt })) });
-  totals.storedBytes += size.storedBytes;
-  totals.objects++;
+async function packLabels({ backupLabel, tablespaceMap }: StoppedBackup, pack: PackContext, now: Date): Promise<void> {
+  const files = [
+    { path: BACKUP_LABEL, memberName: BACKUP_LABEL, content: backupLabel, modifiedAt: now },
+    { path: TABLESPACE_MAP, memberName: TABLESPACE_MAP, content: tablespaceMap, modifiedAt: now },
+  ];
+  // An empty tablespace_map stands for none.
+  await packSmallFiles(
+    BACKUP_LABEL_PART,
+    files.filter(({ content }) => content.byteLength > 0),
+    pack,
+  );
 }

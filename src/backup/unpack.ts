@@ -11,6 +11,7 @@ import { decodeStream } from "../codec/content.ts";
 import { readTar, type TarEntry } from "../codec/tar.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, systemCodeOf } from "../errors.ts";
+import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import { destinationError } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 
@@ -38,12 +39,18 @@ export interface UnpackContext {
 
 const FRAMES_IN_FLIGHT = 3;
 
-/** @throws IntegrityError  damaged, hostile, or not what the manifest says; DestinationError as the file system */
+/**
+ * tablespace_map is passed over: a server that finds it makes the links anew, to where tablespaces were on the source
+ * (xlogrecovery.c, read_tablespace_map), and ours are in place already.
+ *
+ * @throws IntegrityError  damaged, hostile, or not what the manifest says; DestinationError as the file system
+ */
 export async function unpackPart(source: AsyncIterable<Uint8Array>, context: UnpackContext): Promise<void> {
   const content = decodeStream(source, context.zstd, { framesInFlight: FRAMES_IN_FLIGHT });
   for await (const entry of readTar(content)) {
     context.signal.throwIfAborted();
     const path = pathInside(entry.name);
+    if (path === TABLESPACE_MAP) continue;
     if (entry.type === "directory") await makeDirectory(path, entry, context);
     else if (entry.type === "file" || entry.type === "contiguous-file") await writeFile(path, entry, context);
     else refuseOther(path, entry, context);

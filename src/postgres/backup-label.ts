@@ -5,6 +5,8 @@
 import { IntegrityError } from "../errors.ts";
 import { type Lsn, parseLsn } from "./lsn.ts";
 
+export const BACKUP_LABEL = "backup_label";
+
 export interface BackupLabel {
   readonly startLsn: Lsn;
   /** The segment's name, 24 hex digits. */

@@ -4,6 +4,8 @@
  */
 import { IntegrityError } from "../errors.ts";
 
+export const TABLESPACE_MAP = "tablespace_map";
+
 export interface TablespaceLink {
   readonly oid: number;
   readonly location: string;
