@@ -220,6 +220,8 @@ async function feed(
   decompressor: ReturnType<typeof createZstdDecompress>,
 ): Promise<void> {
   for await (const piece of source) {
+    // What is destroyed neither drains nor closes once more: waiting for it would never end.
+    if (decompressor.destroyed) return;
     if (!decompressor.write(piece)) await drainedOrClosed(decompressor);
   }
   decompressor.end();
