@@ -41,6 +41,8 @@ export class TarWriter {
   /** @param content  exactly `header.sizeBytes` bytes; a RangeError if not */
   async add(header: TarHeader, content: Iterable<Uint8Array> | AsyncIterable<Uint8Array> = []): Promise<void> {
     const { name, type, sizeBytes: size, mode, uid, gid, modifiedAt: mtime } = header;
+    // Where the sink has failed, that is the reason, and not that the pack takes no entries any more.
+    if (this.#pack.destroyed) await this.#draining;
     // An error of the pack ends up in #draining, which tells why.
     const entry = this.#pack.entry({ name, type, size, mode, uid, gid, mtime });
     const done = new Promise<void>((resolve, reject) => entry.once("close", resolve).once("error", reject));
