@@ -1,5 +1,5 @@
 /** The backup half of the repository, reading: which backups are complete, and what they are made of. */
-import { AccessError, IntegrityError, NotFoundError, StorageError } from "../errors.ts";
+import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
 import type { ObjectEntry, ObjectStore } from "../storage/object-store.ts";
 import { BACKUPS, type BackupName, backupKeys, backupOfSentinel, parseBackupName, partsFolder } from "./keys.ts";
 import { decodePermanence, decodeSentinel, type Sentinel } from "./sentinel.ts";
@@ -38,8 +38,9 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
     try {
       backups.push(await readBackup(store, backup, lastModified));
     } catch (failure) {
-      // Ignorance about the store is not a property of the backup.
-      if (failure instanceof StorageError || failure instanceof AccessError) throw failure;
+      // Ignorance about the store, a signal and a bug of ours are not properties of the backup.
+      if (!(failure instanceof IntegrityError || failure instanceof UsageError || failure instanceof NotFoundError))
+        throw failure;
       unreadable.push({ name: backup.name, lastModified, failure });
     }
   }
