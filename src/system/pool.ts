@@ -27,6 +27,10 @@ export async function forEachAtOnce<Item>(
   const guarded = () => runSome().catch((error: unknown) => stop.abort(error));
 
   await Promise.all(Array.from({ length: concurrency }, guarded));
-  await iterator.return?.();
-  stop.signal.throwIfAborted();
+  try {
+    await iterator.return?.();
+  } finally {
+    // Before whatever the source has to say on its way out.
+    stop.signal.throwIfAborted();
+  }
 }
