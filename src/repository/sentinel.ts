@@ -131,7 +131,6 @@ export function decodeSentinel(backup: BackupName, body: Uint8Array, url: string
     });
   }
 
-  const startLsn = lsn(fields, "LSN");
   const own = fields.object("WalB");
   if ((own?.integer("FormatVersion") ?? 0) > FORMAT_VERSION) {
     throw new UsageError(
@@ -141,15 +140,16 @@ export function decodeSentinel(backup: BackupName, body: Uint8Array, url: string
       },
     );
   }
-  const startedAt = fields.date("StartTime");
+  const [startLsn, stopLsn] = [lsn(fields, "LSN", url), lsn(fields, "FinishLSN", url)];
+  if (stopLsn < startLsn) throw new IntegrityError(`${url} is damaged`, { detail: "Its FinishLSN is before its LSN." });
   return {
     startLsn,
-    stopLsn: lsn(fields, "FinishLSN"),
+    stopLsn,
     systemIdentifier: fields.required("SystemIdentifier", fields.bigint("SystemIdentifier")),
     pgVersion: fields.required("PgVersion", fields.integer("PgVersion")),
     timeline: segmentNamed(backup.startSegment).timeline,
-    segmentSize: own ? ownSegmentSize(own) : segmentSizeOf(backup, startLsn, url),
-    startedAt: fields.required("StartTime", startedAt),
+    segmentSize: segmentSizeOf(backup, startLsn, own ? [ownSegmentSize(own)] : LIKELY_SEGMENT_SIZES, url),
+    startedAt: fields.required("StartTime", fields.date("StartTime")),
     finishedAt: fields.required("FinishTime", fields.date("FinishTime")),
     hostname: fields.text("Hostname") ?? "",
     dataDirectory: fields.text("DataDir") ?? "",
@@ -165,8 +165,11 @@ export function decodeSentinel(backup: BackupName, body: Uint8Array, url: string
   };
 }
 
-function lsn(fields: JsonFields, name: string): Lsn {
-  return asLsn(BigInt.asUintN(64, fields.required(name, fields.bigint(name))));
+function lsn(fields: JsonFields, name: string, url: string): Lsn {
+  const value = fields.required(name, fields.bigint(name));
+  if (value !== BigInt.asUintN(64, value))
+    throw new IntegrityError(`${url} is damaged`, { detail: `Its ${name} is ${value}, which is no LSN.` });
+  return asLsn(value);
 }
 
 function ownSegmentSize(own: JsonFields): SegmentSize {
@@ -176,12 +179,20 @@ function ownSegmentSize(own: JsonFields): SegmentSize {
 }
 
 /** WAL-G does not say it, but the name and the LSN of the start agree for one size; 16 MiB, where they do for more. */
-function segmentSizeOf({ startSegment }: BackupName, startLsn: Lsn, url: string): SegmentSize {
+const LIKELY_SEGMENT_SIZES = [16, 1, 2, 4, 8, 32, 64, 128, 256, 512, 1024].map(
+  (mebibytes) => (mebibytes * 2 ** 20) as SegmentSize,
+);
+
+/** What WAL a backup needs is counted from its LSN, so one that does not fit its name is not believed. */
+function segmentSizeOf(
+  { startSegment }: BackupName,
+  startLsn: Lsn,
+  possible: readonly SegmentSize[],
+  url: string,
+): SegmentSize {
   const { timeline } = segmentNamed(startSegment);
-  for (const mebibytes of [16, 1, 2, 4, 8, 32, 64, 128, 256, 512, 1024]) {
-    const size = (mebibytes * 2 ** 20) as SegmentSize;
-    if (segmentHolding(timeline, startLsn, size).name === startSegment) return size;
-  }
+  const size = possible.find((candidate) => segmentHolding(timeline, startLsn, candidate).name === startSegment);
+  if (size !== undefined) return size;
   throw new IntegrityError(`${url} is damaged`, {
     detail: "Its LSN is not in the segment that the backup is named after.",
   });
