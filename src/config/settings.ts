@@ -128,6 +128,7 @@ export const SETTINGS = {
 
   walPushPoolSize: integer({
     name: "WAL_PUSH_CONCURRENCY",
+    flag: "pool-size",
     help: "wal-push: segments archived at once, the requested one included",
     initial: 32,
     min: 1,
@@ -135,6 +136,7 @@ export const SETTINGS = {
   }),
   uploadConcurrency: integer({
     name: "UPLOAD_CONCURRENCY",
+    flag: "pool-size",
     help: "backup-push: parts written at once",
     initial: 4,
     min: 1,
@@ -142,6 +144,7 @@ export const SETTINGS = {
   }),
   downloadConcurrency: integer({
     name: "DOWNLOAD_CONCURRENCY",
+    flag: "pool-size",
     help: "backup-fetch: parts read at once",
     initial: 4,
     min: 1,
