@@ -54,7 +54,7 @@ export function parseEndpoint({ endpoint, forcePathStyle }: Pick<Settings, "endp
   if (endpoint === undefined) return { endpoint, forcePathStyle: style };
   const match = /^(https?)(?:\+(path|virtualhost|subdomain))?:\/\/([^/@\s]+)\/?$/.exec(endpoint);
   if (!match || !URL.canParse(`${match[1]}://${match[3]}`)) {
-    throw new UsageError(`"${endpoint.replace(/\/\/[^/]*@/, "//…@")}" is not an S3 endpoint`, {
+    throw new UsageError(`"${endpoint.replace(/\/\/.*@/, "//…@")}" is not an S3 endpoint`, {
       hint: "It must look like https://host:port, or like WAL-E's https+path://host:port.",
     });
   }
