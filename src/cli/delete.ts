@@ -108,13 +108,15 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
     }),
 
   async garbage(deletion) {
-    const { repository, context, acts } = deletion;
+    const { repository, context, acts, words } = deletion;
+    // Before anything is removed.
+    const minAge = minAgeMs(words.text("min-age"));
     const [{ readLeftovers }, { deleteLeftovers }] = await Promise.all([
       import("../retention/inventory.ts"),
       import("../retention/delete.ts"),
     ]);
     await deleteByPlan(deletion, async ({ planGarbage }, inventory) => planGarbage(inventory));
-    const leftovers = oldEnough(await readLeftovers(repository.store), deletion);
+    const leftovers = oldEnough(await readLeftovers(repository.store), context.now().getTime() - minAge);
     context.output.write(describeLeftovers(leftovers));
     if (acts)
       await deleteLeftovers(leftovers.backups, leftovers.uploads, { store: repository.store, log: context.log });
@@ -185,8 +187,7 @@ function rangeOf({ removeWal }: RetentionPlan): string {
   return first === undefined || last === undefined ? "" : `: ${first} … ${last}`;
 }
 
-function oldEnough(leftovers: Leftovers, { words, context }: Deletion): Leftovers {
-  const limit = context.now().getTime() - minAgeMs(words.text("min-age"));
+function oldEnough(leftovers: Leftovers, limit: number): Leftovers {
   return {
     backups: leftovers.backups.filter(({ lastWrite }) => lastWrite.getTime() <= limit),
     uploads: leftovers.uploads.filter(({ initiated }) => initiated.getTime() <= limit),
