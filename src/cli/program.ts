@@ -185,7 +185,8 @@ function contextOf(command: Command, words: Parsed, edge: ProgramEdge): CommandC
       hint: `Run "chmod 640 ${path}", with the group of the account that runs wal-b.`,
     });
   }
-  if (words["gpg-key-id"] !== undefined) loadSettings({}, { WALE_GPG_KEY_ID: String(words["gpg-key-id"]) });
+  // Empty or not: a key was asked for.
+  if (words["gpg-key-id"] !== undefined) loadSettings({}, { WALE_GPG_KEY_ID: `${words["gpg-key-id"]} ` });
   return {
     settings,
     env,
