@@ -5,7 +5,7 @@
  * The archive's owner is in what it holds already: the first segment in it states a system identifier. Looking costs two
  * requests, so a positive answer is remembered on this host; archiving a segment costs one request from then on.
  */
-import { mkdir, stat, writeFile } from "node:fs/promises";
+import { lstat, mkdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { IntegrityError } from "../errors.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
@@ -82,7 +82,8 @@ async function remember(memory: string, mark: string, userId: number): Promise<v
 }
 
 async function isOurs(directory: string, userId: number): Promise<boolean> {
-  const found = await stat(directory).catch(() => undefined);
+  // A link in the temporary directory may be anybody's.
+  const found = await lstat(directory).catch(() => undefined);
   return found?.isDirectory() === true && found.uid === userId && (found.mode & 0o022) === 0;
 }
 
