@@ -7,7 +7,7 @@
  */
 import { readdir, readFile, rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { IntegrityError, reasonOf, SourceMissingError, systemCodeOf, UsageError } from "../errors.ts";
+import { IntegrityError, InterruptedError, reasonOf, SourceMissingError, systemCodeOf, UsageError } from "../errors.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
 import { parseWalFile, type WalFile } from "../postgres/wal-segment.ts";
 import { checkWalContent, type WalArchive } from "../repository/wal-archive.ts";
@@ -75,6 +75,8 @@ async function archiveWaiting(path: string, file: WalFile, context: WalPushConte
   } catch (error) {
     // Another archiver was faster: PostgreSQL has marked and recycled the segment.
     if (error instanceof SourceMissingError || systemCodeOf(error) === "ENOENT") return;
+    // A signal is told once, by the requested one if that is not archived yet.
+    if (error instanceof InterruptedError) return;
     context.log.warning(`could not archive "${file.name}" ahead of its turn`, { detail: `${reasonOf(error)}.` });
   }
 }
