@@ -30,7 +30,7 @@ import { AccessError, Failure, IntegrityError, NotFoundError, reasonOf, StorageE
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { HttpHandler } from "./http-handler.ts";
-import { type MultipartRequests, MultipartUpload, Slots } from "./multipart-upload.ts";
+import { type MultipartRequests, MultipartUpload, PartSlots } from "./multipart-upload.ts";
 import { checkKey, compareKeys } from "./object-key.ts";
 import type {
   ObjectEntry,
@@ -147,7 +147,7 @@ class S3Store implements ObjectStore {
   readonly #bucket: string;
   /** Empty, or ending in "/". */
   readonly #prefix: string;
-  readonly #slots: Slots;
+  readonly #slots: PartSlots;
   /** Needed to read as well as to write. */
   readonly #customerKey: Encryption;
 
@@ -163,7 +163,7 @@ class S3Store implements ObjectStore {
     this.location = `s3://${bucket}${prefix && `/${prefix}`}`;
     this.#authorities = authorities;
     this.#client = client;
-    this.#slots = new Slots(Math.max(1, partsInFlight));
+    this.#slots = new PartSlots(Math.max(1, partsInFlight));
     this.#customerKey = customerKey
       ? { SSECustomerAlgorithm: "AES256", SSECustomerKey: Buffer.from(customerKey).toString("base64") }
       : {};
