@@ -37,12 +37,17 @@ export interface CephUser {
   readonly secretAccessKey: string;
 }
 
-export async function createCephUser(conf: string): Promise<CephUser> {
+/**
+ * @param role  "administrator" may read and delete what other users wrote, as the owner of a bucket may on AWS; in Ceph an
+ *              object belongs to who wrote it
+ */
+export async function createCephUser(conf: string, role: "administrator" | "user" = "user"): Promise<CephUser> {
   const name = `u${crypto.randomUUID().slice(0, 8)}`;
   const user = { name, accessKeyId: `key-of-${name}`, secretAccessKey: crypto.randomUUID() };
   await run(conf, [
     ...["radosgw-admin", "user", "create", "-n", "client.rgw", "--uid", name, "--display-name", name],
     ...["--access-key", user.accessKeyId, "--secret-key", user.secretAccessKey],
+    ...(role === "administrator" ? ["--admin"] : []),
   ]);
   return user;
 }
@@ -59,6 +64,7 @@ async function startAll(directory: string, running: ServerProcess[]): Promise<Ru
     const server = startServer([...command, "-c", conf, "-f"], {
       env: { CEPH_CONF: conf },
       logFile: join(directory, `log/${command[0]}.out`),
+      directory,
     });
     running.push(server);
     return server;
@@ -84,7 +90,7 @@ async function startAll(directory: string, running: ServerProcess[]): Promise<Ru
 
   const endpoint = `http://127.0.0.1:${port}`;
   await waitForHttp(endpoint, gateway, 120_000);
-  const { accessKeyId, secretAccessKey } = await createCephUser(conf);
+  const { accessKeyId, secretAccessKey } = await createCephUser(conf, "administrator");
   return { name: "ceph-rgw", endpoint, region: "us-east-1", accessKeyId, secretAccessKey, cephConf: conf };
 }
 

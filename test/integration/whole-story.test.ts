@@ -1,0 +1,145 @@
+/**
+ * Archive, back up under load, lose the server, restore to a moment: the main job, on every kind of repository there is.
+ *
+ * The database host has credentials that cannot delete, on a versioned bucket; only retention has more.
+ */
+import { afterAll, describe, expect, test } from "bun:test";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { giveTo } from "../support/account.ts";
+import { type PostgresServer, startPostgres, startPostgresOn, waitFor } from "../support/postgres-server.ts";
+import { directoryRepository, everyS3Repository, type TestRepository } from "../support/repositories.ts";
+import { runWalb, walbBinary } from "../support/walb.ts";
+
+const walb = await walbBinary();
+const s3 = await everyS3Repository();
+afterAll(() => s3.stop());
+
+const CONTENT = "SELECT count(*) AS rows, md5(string_agg(md5(t::text), '' ORDER BY id)) AS fingerprint FROM t";
+
+describe.each(["directory", ...s3.repositories.map(({ name }) => name)])("on %s", (name) => {
+  test("a database comes back as it was at a moment, with credentials that cannot delete", async () => {
+    await using story = await begin(name);
+    const { server, repository } = story;
+
+    await server.query("CREATE TABLE t (id bigint PRIMARY KEY, note text)");
+    await server.query("INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 20000) n");
+    const load = server.query("INSERT INTO t SELECT n, md5(n::text) FROM generate_series(20001, 120000) n");
+    const pushed = await runWalb(["backup-push", server.dataDirectory], { as: server, env: repository.hostEnv });
+    expect(pushed.stderr).toMatch(/^wal-b: INFO: backup "base_[0-9A-F]{24}" finished at /m);
+    expect(pushed.exitCode).toBe(0);
+    await load;
+
+    const expected = await server.query(CONTENT);
+    const [moment] = await server.query<{ now: string }>("SELECT clock_timestamp()::text AS now");
+    await Bun.sleep(20);
+    await server.query("DROP TABLE t");
+    await archived(server, repository);
+    await server.crash();
+    await rm(server.dataDirectory, { recursive: true });
+
+    const restored = join(server.directory, "restored");
+    const fetched = await runWalb(["backup-fetch", restored, "LATEST"], { as: server, env: repository.hostEnv });
+    expect(fetched).toMatchObject({ exitCode: 0 });
+
+    await using recovered = await recover(restored, repository, moment?.now ?? "");
+    expect(await recovered.query(CONTENT)).toEqual(expected);
+  });
+
+  test("a second backup, and retention with credentials that may delete", async () => {
+    await using story = await begin(name);
+    const { server, repository } = story;
+    for (let n = 0; n < 3; n++) {
+      expect(await runWalb(["backup-push"], { as: server, env: repository.hostEnv })).toMatchObject({ exitCode: 0 });
+    }
+    const listed = await runWalb(["backup-list", "--json"], { as: server, env: repository.hostEnv });
+    const names = (JSON.parse(listed.stdout) as { backup_name: string }[]).map(({ backup_name }) => backup_name);
+    expect(names).toHaveLength(3);
+
+    const before = await repository.keys();
+    const planned = await runWalb(["delete", "retain", "2"], { as: server, env: repository.hostEnv });
+    expect(planned.stdout).toContain(`remove  ${names[0]}  1 older than the 2 to retain`);
+    expect(planned.stdout).toContain("nothing was removed: that needs --confirm");
+    expect(await repository.keys()).toEqual(before);
+
+    const acted = await runWalb(["delete", "retain", "2", "--confirm"], { as: server, env: repository.env });
+    expect(acted).toMatchObject({ exitCode: 0 });
+    const after = await repository.keys();
+    expect(after.filter((key) => key.includes(names[0] ?? ""))).toEqual([]);
+    const horizon = (names[1] ?? "").slice("base_".length);
+    const wal = after.filter((key) => key.startsWith("wal_005/")).map((key) => key.slice("wal_005/".length));
+    expect(wal.filter((file) => file < horizon)).toEqual([]);
+    expect(wal).toContain(`${horizon}.zst`);
+  });
+
+  test.if(name !== "directory")(
+    "a failed backup that cannot be removed says so, and delete garbage finds it",
+    async () => {
+      await using story = await begin(name);
+      const { server, repository } = story;
+      await server.switchWal();
+      const env = { ...repository.hostEnv, WALB_ARCHIVE_TIMEOUT: "4s" };
+      const pushing = runWalb(["backup-push"], { as: server, env });
+      await waitFor(async () => (await repository.keys()).some((key) => key.endsWith("walb_claim.json")), {
+        what: "the claim",
+        intervalMs: 20,
+      });
+      // From here on nothing is archived, so the backup cannot be completed.
+      await server.configure({ archive_command: "/bin/false" });
+
+      const { exitCode, stderr } = await pushing;
+      expect(exitCode).toBe(76);
+      expect(stderr).toMatch(/WARNING: could not remove the unfinished backup "base_[0-9A-F]{24}"/);
+      expect(stderr).toContain("delete garbage --confirm");
+      expect((await runWalb(["backup-list", "--json"], { env: repository.hostEnv })).stdout).toBe("[]\n");
+
+      const spared = await runWalb(["delete", "garbage", "--confirm"], { env: repository.env });
+      expect(spared.stdout).toContain("no unfinished backups or uploads that are old enough");
+      const found = await runWalb(["delete", "garbage", "--min-age", "0s", "--confirm"], { env: repository.env });
+      expect(found.stdout).toMatch(/^remove {2}base_[0-9A-F]{24} {2}unfinished: \d+ objects/m);
+      expect((await repository.keys()).filter((key) => key.startsWith("basebackups_005/"))).toEqual([]);
+    },
+  );
+});
+
+interface Story extends AsyncDisposable {
+  readonly server: PostgresServer;
+  readonly repository: TestRepository;
+}
+
+/** A server that archives to a new repository. */
+async function begin(name: string): Promise<Story> {
+  const server = await startPostgres({ archiveCommand: "/bin/false" });
+  const repository =
+    name === "directory"
+      ? directoryRepository(await server.makeDirectory("repository"))
+      : ((await everyS3Repository()).repositories.find((candidate) => candidate.name === name) as TestRepository);
+  await server.configure({ archive_command: `${inline(repository.hostEnv)} ${walb} wal-push %p` });
+  return { server, repository, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() };
+}
+
+const inline = (env: Readonly<Record<string, string>>) =>
+  Object.entries(env)
+    .map(([variable, value]) => `${variable}='${value}'`)
+    .join(" ");
+
+async function archived(server: PostgresServer, repository: TestRepository): Promise<void> {
+  const last = await server.switchWal();
+  await waitFor(async () => (await repository.keys()).includes(`wal_005/${last}.zst`), {
+    what: `"${last}" in the archive`,
+  });
+}
+
+async function recover(directory: string, repository: TestRepository, moment: string): Promise<PostgresServer> {
+  const signal = join(directory, "recovery.signal");
+  const settings = {
+    restore_command: `${inline(repository.hostEnv)} ${walb} wal-fetch %f %p`,
+    recovery_target_time: moment,
+    recovery_target_action: "promote",
+  };
+  await Bun.write(signal, "");
+  const server = await startPostgresOn(directory, { settings });
+  await giveTo(server.account, signal).catch(() => {});
+  await waitFor(async () => (await server.psql("SELECT pg_is_in_recovery()")) === "f", { what: "the end of recovery" });
+  return server;
+}
