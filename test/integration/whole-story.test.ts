@@ -71,35 +71,34 @@ describe.each(["directory", ...s3.repositories.map(({ name }) => name)])("on %s"
     expect(wal.filter((file) => file < horizon)).toEqual([]);
     expect(wal).toContain(`${horizon}.zst`);
   });
+});
 
-  test.if(name !== "directory")(
-    "a failed backup that cannot be removed says so, and delete garbage finds it",
-    async () => {
-      await using story = await begin(name);
-      const { server, repository } = story;
-      await server.switchWal();
-      const env = { ...repository.hostEnv, WALB_ARCHIVE_TIMEOUT: "4s" };
-      const pushing = runWalb(["backup-push"], { as: server, env });
-      await waitFor(async () => (await repository.keys()).some((key) => key.endsWith("walb_claim.json")), {
-        what: "the claim",
-        intervalMs: 20,
-      });
-      // From here on nothing is archived, so the backup cannot be completed.
-      await server.configure({ archive_command: "/bin/false" });
+describe.each(s3.repositories.map(({ name }) => name))("on %s", (name) => {
+  test("a failed backup that cannot be removed says so, and delete garbage finds it", async () => {
+    await using story = await begin(name);
+    const { server, repository } = story;
+    await server.switchWal();
+    const env = { ...repository.hostEnv, WALB_ARCHIVE_TIMEOUT: "4s" };
+    const pushing = runWalb(["backup-push"], { as: server, env });
+    await waitFor(async () => (await repository.keys()).some((key) => key.endsWith("walb_claim.json")), {
+      what: "the claim",
+      intervalMs: 20,
+    });
+    // From here on nothing is archived, so the backup cannot be completed.
+    await server.configure({ archive_command: "/bin/false" });
 
-      const { exitCode, stderr } = await pushing;
-      expect(exitCode).toBe(76);
-      expect(stderr).toMatch(/WARNING: could not remove the unfinished backup "base_[0-9A-F]{24}"/);
-      expect(stderr).toContain("delete garbage --confirm");
-      expect((await runWalb(["backup-list", "--json"], { env: repository.hostEnv })).stdout).toBe("[]\n");
+    const { exitCode, stderr } = await pushing;
+    expect(exitCode).toBe(76);
+    expect(stderr).toMatch(/WARNING: could not remove the unfinished backup "base_[0-9A-F]{24}"/);
+    expect(stderr).toContain("delete garbage --confirm");
+    expect((await runWalb(["backup-list", "--json"], { env: repository.hostEnv })).stdout).toBe("[]\n");
 
-      const spared = await runWalb(["delete", "garbage", "--confirm"], { env: repository.env });
-      expect(spared.stdout).toContain("no unfinished backups or uploads that are old enough");
-      const found = await runWalb(["delete", "garbage", "--min-age", "0s", "--confirm"], { env: repository.env });
-      expect(found.stdout).toMatch(/^remove {2}base_[0-9A-F]{24} {2}unfinished: \d+ objects/m);
-      expect((await repository.keys()).filter((key) => key.startsWith("basebackups_005/"))).toEqual([]);
-    },
-  );
+    const spared = await runWalb(["delete", "garbage", "--confirm"], { env: repository.env });
+    expect(spared.stdout).toContain("no unfinished backups or uploads that are old enough");
+    const found = await runWalb(["delete", "garbage", "--min-age", "0s", "--confirm"], { env: repository.env });
+    expect(found.stdout).toMatch(/^remove {2}base_[0-9A-F]{24} {2}unfinished: \d+ objects/m);
+    expect((await repository.keys()).filter((key) => key.startsWith("basebackups_005/"))).toEqual([]);
+  });
 });
 
 interface Story extends AsyncDisposable {
