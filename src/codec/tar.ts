@@ -51,9 +51,10 @@ export class TarWriter {
     let written = 0;
     for await (const bytes of content) {
       written += bytes.byteLength;
-      if (written > size) break;
-      if (!entry.write(bytes)) await Promise.race([drained(entry), done, this.#draining]);
+      if (written > size || this.#pack.destroyed) break;
+      if (!entry.write(bytes)) await drainedOrClosed(entry);
     }
+    if (this.#pack.destroyed) await this.#draining;
     if (written !== size) {
       const error = new RangeError(`tar entry "${name}" was promised ${size} bytes and got ${written}`);
       this.#pack.destroy(error);
@@ -74,8 +75,6 @@ export class TarWriter {
     await this.#draining.catch(() => {});
   }
 }
-
-const drained = (entry: NodeJS.EventEmitter) => new Promise<void>((resolve) => entry.once("drain", resolve));
 
 export interface TarEntry {
   readonly name: string;
