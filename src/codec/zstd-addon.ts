@@ -9,7 +9,7 @@ import { createRequire } from "node:module";
 declare const WALB_ZSTD_ADDON: string | undefined;
 
 export interface ZstdAddon {
-  /** One frame, with its content size and without a checksum. */
+  /** One frame, which states neither the size nor a checksum of its content. */
   compress(data: Uint8Array, level: number): Promise<Buffer>;
   /** All frames. Complete input is not proved by an answer: check the size. */
   decompress(data: Uint8Array): Promise<Buffer>;
