@@ -1,0 +1,28 @@
+/** Random numbers that come again with the same seed: a failing test prints its seed. */
+
+export interface Random {
+  /** From 0 to below `end`. */
+  below(end: number): number;
+  pick<Item>(items: readonly Item[]): Item;
+  bytes(count: number): Uint8Array<ArrayBuffer>;
+}
+
+/** mulberry32. */
+export function random(seed: number): Random {
+  let state = seed >>> 0;
+  const next = () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return (mixed ^ (mixed >>> 14)) >>> 0;
+  };
+  const below = (end: number) => next() % end;
+  return {
+    below,
+    pick: <Item>(items: readonly Item[]) => items[below(items.length)] as Item,
+    bytes(count) {
+      const words = Uint32Array.from({ length: Math.ceil(count / 4) }, next);
+      return new Uint8Array(words.buffer, 0, count);
+    },
+  };
+}

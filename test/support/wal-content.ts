@@ -1,0 +1,32 @@
+/** Files of pg_wal for tests: a valid first page, and content that differs from one to the next. */
+import { type SegmentSize, segmentNamed, segmentStart } from "../../src/postgres/wal-segment.ts";
+
+export const MiB = 2 ** 20;
+export const SYSTEM_IDENTIFIER = 7420325342344323423n;
+
+export interface WalContentOptions {
+  readonly systemIdentifier?: bigint;
+  readonly sizeBytes?: number;
+  /** What the pages after the first are filled with. */
+  readonly fill?: number;
+  readonly change?: (view: DataView) => void;
+}
+
+/** @param name  of the segment, also where the content becomes that of a .partial */
+export function walContent(name: string, options: WalContentOptions = {}): Uint8Array<ArrayBuffer> {
+  const { systemIdentifier = SYSTEM_IDENTIFIER, sizeBytes = MiB, fill = 7, change } = options;
+  const segment = segmentNamed(name.slice(0, 24));
+  const content = new Uint8Array(sizeBytes).fill(fill, 8192);
+  const view = new DataView(content.buffer);
+  view.setUint16(0, 0xd118, true);
+  view.setUint16(2, 0x0002, true);
+  view.setUint32(4, segment.timeline, true);
+  view.setBigUint64(8, segmentStart(segment, sizeBytes as SegmentSize), true);
+  view.setBigUint64(24, systemIdentifier, true);
+  view.setUint32(32, sizeBytes, true);
+  view.setUint32(36, 8192, true);
+  change?.(view);
+  return content;
+}
+
+export const historyContent = (text = "1\t0/3000000\tno recovery target specified\n") => new TextEncoder().encode(text);
