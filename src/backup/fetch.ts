@@ -1,15 +1,16 @@
 /**
  * backup-fetch: a base backup → a data directory that recovery can start from.
  *
- * choose → check the target → parts, several at once, each file against the backup manifest → labels → everything is there →
- * fsync → pg_control gets its name. Until that last step a server refuses to start on the directory.
+ * choose → check the target and its space → parts, several at once, each file against the backup manifest → everything is
+ * there → backup_manifest, for pg_verifybackup → fsync → pg_control gets its name. Until that last step a server refuses to
+ * start on the directory.
  */
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { decodeContent } from "../codec/content.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { Failure, IntegrityError, NotFoundError } from "../errors.ts";
-import { parseBackupManifest } from "../postgres/backup-manifest.ts";
+import { BACKUP_MANIFEST, parseBackupManifest } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { type Backup, findBackup, listParts, readCatalog, readJsonObject } from "../repository/backup-catalog.ts";
 import { partsOfFilesMetadata } from "../repository/files-metadata.ts";
@@ -18,8 +19,9 @@ import type { ObjectStore } from "../storage/object-store.ts";
 import { syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
-import { prepareTarget, syncTree, type TablespaceChoice } from "./target.ts";
-import { type ExpectedFiles, RestoredFiles, unpackPart } from "./unpack.ts";
+import { checkSpace } from "./space.ts";
+import { finishDirectories, planTarget, prepareTarget, syncTree, type TablespaceChoice } from "./target.ts";
+import { type ExpectedFiles, placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
 
 export interface BackupFetchContext {
   readonly store: ObjectStore;
@@ -44,9 +46,12 @@ export async function fetchBackup(name: string, target: string, context: BackupF
   const { store, log, partsAtOnce, signal } = context;
   const backup = await selectBackup(store, name);
   const parts = await completeParts(store, backup);
-  const expected = await expectedFiles(backup, context);
+  const manifest = await readManifest(backup, context);
+  const expected = manifest?.files;
 
-  const prepared = await prepareTarget(target, backup.tablespaces, context.tablespaces);
+  const plan = await planTarget(target, backup.tablespaces, context.tablespaces);
+  await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: expected, log });
+  const prepared = await prepareTarget(plan);
   log.info(`restoring backup "${backup.name}" into "${target}"`);
 
   const restored = new RestoredFiles(expected);
@@ -67,6 +72,8 @@ export async function fetchBackup(name: string, target: string, context: BackupF
     }
   });
   restored.checkComplete(backup.name);
+  if (manifest) await placeFile(BACKUP_MANIFEST, manifest.text, unpack);
+  await finishDirectories(prepared);
 
   await syncTree(target, prepared.tablespaceDirectories, signal);
   await rename(join(target, PG_CONTROL_UNTIL_COMPLETE), join(target, PG_CONTROL_PATH));
@@ -135,11 +142,14 @@ async function namedParts(store: ObjectStore, backup: Backup): Promise<readonly 
   }
 }
 
+interface Manifest {
+  /** As PostgreSQL's own programs read it. */
+  readonly text: string;
+  readonly files: ExpectedFiles;
+}
+
 /** @returns undefined for what WAL-G made: it keeps no checksums */
-async function expectedFiles(
-  backup: Backup,
-  { store, zstd, log }: BackupFetchContext,
-): Promise<ExpectedFiles | undefined> {
+async function readManifest(backup: Backup, { store, zstd, log }: BackupFetchContext): Promise<Manifest | undefined> {
   if (backup.walB === undefined) {
     log.warning(`backup "${backup.name}" has no checksums of its files`, {
       detail: "Another tool made it. What is restored can only be checked as far as its compression does.",
@@ -156,7 +166,7 @@ async function expectedFiles(
         detail: "Its SHA-256 is not the one in the sentinel.",
       });
     }
-    return parseBackupManifest(text);
+    return { text, files: parseBackupManifest(text) };
   } catch (error) {
     if (!(error instanceof IntegrityError || error instanceof NotFoundError)) throw error;
     throw new IntegrityError(`the manifest of backup "${backup.name}" cannot be used`, {

@@ -4,6 +4,8 @@
  * Each worker fills a part with what comes next and closes it once it holds enough, so parts need no plan and memory none of
  * the list. Every file leaves its size and SHA-256 in the backup manifest, and its name in the files metadata.
  */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
 import type { TarHeader } from "../codec/tar.ts";
 import type { BackupManifestWriter } from "../postgres/backup-manifest.ts";
 import type { DataEntry, DataFile } from "../postgres/data-entry.ts";
@@ -108,6 +110,8 @@ export interface SmallFile {
   readonly memberName: string;
   readonly content: Uint8Array;
   readonly modifiedAt: Date;
+  /** Permission bits. */
+  readonly mode: number;
 }
 
 /** One part with files that are in memory, for the account that runs this alone. */
@@ -115,9 +119,9 @@ export async function packSmallFiles(part: string, files: readonly SmallFile[], 
   const { upload, manifest, filesMetadata, totals } = context;
   const [uid, gid] = [process.geteuid?.() ?? 0, process.getegid?.() ?? 0];
   const size = await upload.putPart(part, async (tar) => {
-    for (const { path, memberName, content, modifiedAt } of files) {
+    for (const { path, memberName, content, modifiedAt, mode } of files) {
       const sizeBytes = content.byteLength;
-      await tar.add({ name: memberName, type: "file", sizeBytes, mode: 0o600, uid, gid, modifiedAt }, [content]);
+      await tar.add({ name: memberName, type: "file", sizeBytes, mode, uid, gid, modifiedAt }, [content]);
       const sha256 = new Bun.CryptoHasher("sha256").update(content).digest("hex");
       // A restored directory has the links themselves and no map, see unpack.ts.
       if (path !== TABLESPACE_MAP) manifest.add({ path, sizeBytes, modifiedAt, sha256 });
@@ -136,8 +140,14 @@ export async function packSmallFiles(part: string, files: readonly SmallFile[], 
  */
 export async function packPgControl(dataDirectory: string, context: PackContext, now: Date): Promise<void> {
   const content = await readPgControlBytes(dataDirectory);
-  const file = { path: PG_CONTROL_PATH, memberName: `/${PG_CONTROL_PATH}`, content, modifiedAt: now };
+  const mode = await fileModeOf(dataDirectory);
+  const file = { path: PG_CONTROL_PATH, memberName: `/${PG_CONTROL_PATH}`, content, modifiedAt: now, mode };
   await packSmallFiles(PG_CONTROL_PART, [file], context);
+}
+
+/** Permission bits of the cluster's files: its group may read them, or not (initdb --allow-group-access). */
+export async function fileModeOf(dataDirectory: string): Promise<number> {
+  return (await stat(join(dataDirectory, "PG_VERSION"))).mode & 0o777;
 }
 
 /** @returns undefined when the file is gone */

@@ -24,7 +24,16 @@ import { BACKUP_LABEL_PART, backupNameOf } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
-import { noTotals, type PackContext, type PackLimits, packParts, packPgControl, packSmallFiles } from "./pack.ts";
+import {
+  fileModeOf,
+  noTotals,
+  type PackContext,
+  type PackLimits,
+  packParts,
+  packPgControl,
+  packSmallFiles,
+  type SmallFile,
+} from "./pack.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
 import { type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
 
@@ -77,7 +86,7 @@ export async function pushBackup(
   await packPgControl(dataDirectory, pack, now());
 
   const stopped = await session.stop();
-  await packLabels(stopped, pack, now());
+  await packLabels(stopped, pack, { modifiedAt: now(), mode: await fileModeOf(dataDirectory) });
   await waitForWal(session.startSegment, segmentBefore(session.timeline, stopped.stopLsn, wait.segmentSize), wait);
 
   const { server, startLsn, timeline } = session;
@@ -178,10 +187,14 @@ async function versionDirectoryOf(dataDirectory: string, { server }: BackupSessi
 }
 
 /** The labels as the server returned them, byte for byte; WAL-G's names for them have no slash. */
-async function packLabels({ backupLabel, tablespaceMap }: StoppedBackup, pack: PackContext, now: Date): Promise<void> {
+async function packLabels(
+  { backupLabel, tablespaceMap }: StoppedBackup,
+  pack: PackContext,
+  as: Pick<SmallFile, "modifiedAt" | "mode">,
+): Promise<void> {
   const files = [
-    { path: BACKUP_LABEL, memberName: BACKUP_LABEL, content: backupLabel, modifiedAt: now },
-    { path: TABLESPACE_MAP, memberName: TABLESPACE_MAP, content: tablespaceMap, modifiedAt: now },
+    { path: BACKUP_LABEL, memberName: BACKUP_LABEL, content: backupLabel, ...as },
+    { path: TABLESPACE_MAP, memberName: TABLESPACE_MAP, content: tablespaceMap, ...as },
   ];
   // An empty tablespace_map stands for none.
   await packSmallFiles(

@@ -3,8 +3,8 @@
  *
  * Nothing is written outside the target unless the user said where: tablespaces keep their places only with SOURCE.
  */
-import { lstat, mkdir, open, readdir, readlink, stat, symlink } from "node:fs/promises";
-import { isAbsolute, join, normalize, resolve } from "node:path";
+import { chmod, chown, lstat, mkdir, open, readdir, readlink, stat, symlink } from "node:fs/promises";
+import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
 import type { Tablespace } from "../repository/sentinel.ts";
@@ -23,24 +23,41 @@ export type TablespaceChoice =
   /** OID or old location → new location. */
   | { readonly kind: "mapping"; readonly places: ReadonlyMap<string, string> };
 
+/** What was checked and will be made. */
+export interface TargetPlan {
+  readonly target: string;
+  readonly tablespaces: readonly PlacedTablespace[];
+}
+
+export interface PlacedTablespace {
+  readonly oid: string;
+  /** The real directory that holds it. */
+  readonly place: string;
+  /** "prepared": stands in pg_tblspc already. */
+  readonly link: "prepared" | "to be made";
+}
+
 export interface PreparedTarget {
+  readonly target: string;
   /** Where tablespaces were put: real directories, to be synced. */
   readonly tablespaceDirectories: readonly string[];
+  /** Those that were made here, the target and parents of tablespaces included. */
+  readonly madeDirectories: readonly string[];
   /** Who the files are given to; undefined: who runs this. */
   readonly owner: Owner | undefined;
 }
 
 /**
- * Checks everything first, then creates the directory and the links of its tablespaces.
+ * Decides where everything goes, and changes nothing.
  *
- * @throws DestinationError  not empty, in use, or cannot be written
+ * @throws DestinationError  not empty, in use, or cannot be read
  * @throws UsageError        tablespaces have no place
  */
-export async function prepareTarget(
+export async function planTarget(
   target: string,
   tablespaces: readonly Tablespace[],
   choice: TablespaceChoice,
-): Promise<PreparedTarget> {
+): Promise<TargetPlan> {
   refuseRunningServer(target);
   const prepared = await checkEmpty(target);
   const places = tablespaces.map((tablespace) => ({
@@ -48,21 +65,58 @@ export async function prepareTarget(
     place: placeOf(tablespace, target, choice, prepared),
   }));
   refuseWithoutPlace(places);
-  for (const { place } of places) if (place !== undefined) await checkEmptyPlace(place);
+  const placed = places.flatMap(({ oid, place }) => {
+    const link = prepared.has(oid) ? ("prepared" as const) : ("to be made" as const);
+    return place === undefined ? [] : { oid, place, link };
+  });
+  for (const { place } of placed) await checkEmptyPlace(place);
+  return { target, tablespaces: placed };
+}
 
+/**
+ * Creates the directory, and the directories and links of its tablespaces.
+ *
+ * @throws DestinationError  the file system refuses
+ */
+export async function prepareTarget({ target, tablespaces }: TargetPlan): Promise<PreparedTarget> {
   const owner = await ownerOf(target);
+  const made: string[] = [];
+  const make = async (path: string) => void made.push(...(await makeDirectories(path, owner)));
   try {
-    await mkdir(target, { recursive: true, mode: 0o700 });
-    if (places.length > 0) await mkdir(join(target, "pg_tblspc"), { recursive: true, mode: 0o700 });
-    for (const { oid, place } of places) {
-      if (place === undefined) continue;
-      await mkdir(place, { recursive: true, mode: 0o700 });
-      if (!prepared.has(oid)) await symlink(place, join(target, "pg_tblspc", oid));
+    await make(target);
+    if (tablespaces.length > 0) await make(join(target, "pg_tblspc"));
+    for (const { oid, place, link } of tablespaces) {
+      await make(place);
+      if (link === "to be made") await symlink(place, join(target, "pg_tblspc", oid));
     }
   } catch (cause) {
     throw destinationError(`could not prepare "${target}"`, cause);
   }
-  return { tablespaceDirectories: places.flatMap(({ place }) => place ?? []), owner };
+  const tablespaceDirectories = tablespaces.map(({ place }) => place);
+  return { target, tablespaceDirectories, madeDirectories: made, owner };
+}
+
+/** @returns the directories that were not there, the innermost last; for nobody but the owner */
+export async function makeDirectories(path: string, owner: Owner | undefined): Promise<readonly string[]> {
+  const first = await mkdir(path, { recursive: true, mode: 0o700 });
+  if (first === undefined) return [];
+  const made = [path];
+  for (let at = path; at !== first && at !== dirname(at); at = dirname(at)) made.unshift(dirname(at));
+  if (owner) for (const directory of made) await chown(directory, owner.uid, owner.gid);
+  return made;
+}
+
+/**
+ * Gives the target the mode that the source had, which is that of its directories (initdb --allow-group-access), and with it
+ * the directories that were made for tablespaces. A server refuses to start on one that is open to others.
+ */
+export async function finishDirectories({ target, madeDirectories }: PreparedTarget): Promise<void> {
+  try {
+    const mode = (await stat(join(target, "global"))).mode & 0o777;
+    for (const directory of new Set([target, ...madeDirectories])) await chmod(directory, mode);
+  } catch (cause) {
+    throw destinationError(`could not set the mode of "${target}"`, cause);
+  }
 }
 
 function refuseRunningServer(target: string): void {

@@ -5,7 +5,7 @@
  * only files and directories are made.
  */
 import { constants } from "node:fs";
-import { chmod, chown, type FileHandle, mkdir, open } from "node:fs/promises";
+import { chmod, chown, type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { decodeStream } from "../codec/content.ts";
 import { readTar, type TarEntry } from "../codec/tar.ts";
@@ -14,6 +14,7 @@ import { IntegrityError, systemCodeOf } from "../errors.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import { destinationError } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
+import { makeDirectories } from "./target.ts";
 
 /** Size and SHA-256 of every file, by path relative to the data directory. */
 export type ExpectedFiles = ReadonlyMap<string, { readonly sizeBytes: number; readonly sha256: string }>;
@@ -75,7 +76,7 @@ export function pathInside(memberName: string): string {
 async function makeDirectory(path: string, entry: TarEntry, { target, owner }: UnpackContext): Promise<void> {
   const directory = join(target, path);
   try {
-    await mkdir(directory, { recursive: true, mode: 0o700 });
+    await makeDirectories(directory, owner);
     await chmod(directory, directoryMode(entry.mode));
     if (owner) await chown(directory, owner.uid, owner.gid);
   } catch (cause) {
@@ -121,6 +122,18 @@ async function writeFile(path: string, entry: TarEntry, context: UnpackContext):
   restored.add(path, entry.sizeBytes);
 }
 
+/** A file that is in no part. @throws DestinationError  it could not be made */
+export async function placeFile(path: string, content: string, context: UnpackContext): Promise<void> {
+  const place = join(context.target, path);
+  const file = await createFile(place, context);
+  try {
+    await writeAll(file, new TextEncoder().encode(content), place);
+    if (context.owner) await file.chown(context.owner.uid, context.owner.gid);
+  } finally {
+    await file.close();
+  }
+}
+
 /** Parts come in any order, so a file may come before the entry of its directory. */
 async function createFile(place: string, { owner }: UnpackContext): Promise<FileHandle> {
   const create = () =>
@@ -131,8 +144,7 @@ async function createFile(place: string, { owner }: UnpackContext): Promise<File
     if (systemCodeOf(cause) !== "ENOENT") throw destinationError(`could not create "${place}"`, cause);
   }
   try {
-    const first = await mkdir(dirname(place), { recursive: true, mode: 0o700 });
-    if (owner && first !== undefined) await chown(dirname(place), owner.uid, owner.gid);
+    await makeDirectories(dirname(place), owner);
     return await create();
   } catch (cause) {
     throw destinationError(`could not create "${place}"`, cause);

@@ -1,0 +1,71 @@
+/** Whether a backup fits, asked before anything is written. */
+import { stat, statfs } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
+import { DestinationError } from "../errors.ts";
+import type { Log } from "../system/log.ts";
+import type { TargetPlan } from "./target.ts";
+import type { ExpectedFiles } from "./unpack.ts";
+
+export interface SpaceNeeded {
+  readonly totalBytes: number;
+  /** undefined: the backup does not say what is in which tablespace */
+  readonly files: ExpectedFiles | undefined;
+  readonly log: Log;
+}
+
+/** Numbers of file systems that may compress: there a backup can be larger than what is free. Source: statfs(2). */
+const COMPRESSING: ReadonlyMap<number, string> = new Map([
+  [0x2fc12fc1, "ZFS"],
+  [0x9123683e, "Btrfs"],
+  [0xca451a4e, "bcachefs"],
+]);
+
+/** @throws DestinationError  a file system has less space than goes there */
+export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise<void> {
+  for (const { directory, bytes } of await bytesOfFileSystems(plan, needed)) {
+    const { bavail, bsize, type } = await statfs(directory);
+    const freeBytes = bavail * bsize;
+    if (bytes <= freeBytes) continue;
+    const detail = `${mebibytes(bytes)} go there, and ${mebibytes(freeBytes)} are free.`;
+    const compressing = COMPRESSING.get(type);
+    if (compressing === undefined) {
+      throw new DestinationError(`the backup does not fit into "${directory}"`, {
+        detail,
+        hint: "Nothing was written. Free some space, or restore to another file system.",
+      });
+    }
+    needed.log.warning(`the backup may not fit into "${directory}"`, {
+      detail: `${detail} ${compressing} may compress.`,
+    });
+  }
+}
+
+async function bytesOfFileSystems({ target, tablespaces }: TargetPlan, { totalBytes, files }: SpaceNeeded) {
+  // What is where is not known: it may all be in the tablespaces.
+  if (files === undefined && tablespaces.length > 0) return [];
+  const places = new Map(tablespaces.map(({ oid, place }) => [oid, place]));
+  const bytesOf = new Map<string, number>([[target, files === undefined ? totalBytes : 0]]);
+  for (const [path, { sizeBytes }] of files ?? []) {
+    const oid = /^pg_tblspc\/(\d+)\//.exec(path)?.[1];
+    const place = (oid !== undefined && places.get(oid)) || target;
+    bytesOf.set(place, (bytesOf.get(place) ?? 0) + sizeBytes);
+  }
+
+  const fileSystems = new Map<number, { directory: string; bytes: number }>();
+  for (const [place, bytes] of bytesOf) {
+    const { directory, device } = await fileSystemOf(place);
+    const sum = fileSystems.get(device)?.bytes ?? 0;
+    fileSystems.set(device, { directory: fileSystems.get(device)?.directory ?? directory, bytes: sum + bytes });
+  }
+  return fileSystems.values();
+}
+
+/** That of the directory, or of the one that it will be made in. */
+async function fileSystemOf(place: string): Promise<{ directory: string; device: number }> {
+  for (let directory = resolve(place); ; directory = dirname(directory)) {
+    const found = await stat(directory).catch(() => undefined);
+    if (found || directory === "/") return { directory, device: found?.dev ?? 0 };
+  }
+}
+
+const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
