@@ -1,0 +1,236 @@
+/** What the scenarios of base backups share: a server that archives with the compiled binary, its backups, their recovery. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { giveTo, serverAccount, shortTemporaryDirectory } from "./account.ts";
+import { systemPostgres } from "./postgres-binaries.ts";
+import {
+  type NewClusterOptions,
+  type PostgresServer,
+  type Settings,
+  startPostgres,
+  startPostgresOn,
+} from "./postgres-server.ts";
+import { directoryRepository, type TestRepository } from "./repositories.ts";
+import { baseEnvironment, type ProgramResult, runProgram } from "./run-program.ts";
+import { runWalb, walbBinary } from "./walb.ts";
+
+export type Environment = Readonly<Record<string, string>>;
+
+/** A repository in a directory of its own, which belongs to the servers' account and goes when it is disposed. */
+export async function temporaryRepository(): Promise<
+  TestRepository & AsyncDisposable & { readonly directory: string }
+> {
+  const directory = await mkdtemp(join(shortTemporaryDirectory(), "walb-repository-"));
+  await giveTo(serverAccount(), directory);
+  const dispose = async () => await rm(directory, { recursive: true, force: true, maxRetries: 5 });
+  return { ...directoryRepository(directory), directory, [Symbol.asyncDispose]: dispose };
+}
+
+/** A server whose archive_command is `wal-b wal-push %p` to the repository. */
+export async function startArchiving(env: Environment, options: NewClusterOptions = {}): Promise<PostgresServer> {
+  return await startPostgres({ archiveCommand: `${await walbBinary()} wal-push %p`, ...options, env });
+}
+
+/** Takes a backup of the running server. @returns its name @throws Error  with what wal-b said */
+export async function pushBackup(
+  server: PostgresServer,
+  env: Environment,
+  args: readonly string[] = [],
+): Promise<string> {
+  const options = { as: server, env, timeoutMs: 90_000 };
+  const { exitCode, stdout, stderr } = await runWalb(["backup-push", server.dataDirectory, "--json", ...args], options);
+  if (exitCode !== 0) throw new Error(`backup-push ended with ${exitCode}:\n${stderr}`);
+  return (JSON.parse(stdout) as { name: string }).name;
+}
+
+/** Restores a backup to `directory`. @throws Error  with what wal-b said */
+export async function fetchBackup(
+  server: PostgresServer,
+  env: Environment,
+  { directory, name = "LATEST", args = [] }: { directory: string; name?: string; args?: readonly string[] },
+): Promise<void> {
+  const { exitCode, stderr } = await runWalb(["backup-fetch", directory, name, ...args], { as: server, env });
+  if (exitCode !== 0) throw new Error(`backup-fetch ended with ${exitCode}:\n${stderr}`);
+}
+
+/** Names of the backups that are listed, oldest first. */
+export async function listedBackups(server: PostgresServer, env: Environment): Promise<readonly string[]> {
+  const { exitCode, stdout, stderr } = await runWalb(["backup-list", "--json"], { as: server, env });
+  if (exitCode !== 0) throw new Error(`backup-list ended with ${exitCode}:\n${stderr}`);
+  return (JSON.parse(stdout) as { backup_name: string }[]).map((backup) => backup.backup_name);
+}
+
+/** Starts a server on a restored directory and waits until it has recovered all that is archived and was promoted. */
+export async function recover(directory: string, env: Environment, settings: Settings = {}): Promise<PostgresServer> {
+  await writeFile(join(directory, "recovery.signal"), "");
+  await giveTo(serverAccount(), join(directory, "recovery.signal"));
+  const recovery = { restore_command: `${await walbBinary()} wal-fetch %f %p`, archive_mode: "off", ...settings };
+  const server = await startPostgresOn(directory, { env, settings: recovery });
+  try {
+    await server.waitFor(async () => (await server.psql("SELECT pg_is_in_recovery()")) === "f", {
+      what: "the end of recovery",
+    });
+    return server;
+  } catch (error) {
+    await server[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Ends the current segment and waits until it is in the archive. */
+export async function archiveEverything(server: PostgresServer, repository: TestRepository): Promise<void> {
+  const last = await server.switchWal();
+  await server.waitFor(async () => (await repository.keys()).includes(`wal_005/${last}.zst`), {
+    what: `"${last}" in the archive`,
+  });
+}
+
+/** Of every permanent table in the schema public: how many rows, and a hash over all of them in order. */
+export async function contentOf(server: PostgresServer, database = "postgres"): Promise<Record<string, string>> {
+  await using session = await server.connect(database);
+  const { rows } = await session.query<{ name: string }>(
+    `SELECT quote_ident(relname) AS name FROM pg_class
+      WHERE relkind = 'r' AND relpersistence = 'p' AND relnamespace = 'public'::regnamespace ORDER BY relname`,
+  );
+  const content: Record<string, string> = {};
+  for (const { name } of rows) {
+    const { rows: found } = await session.query<{ text: string }>(
+      `SELECT count(*) || ' rows, ' || coalesce(md5(string_agg(line, chr(10) ORDER BY line)), 'no hash') AS text
+         FROM (SELECT (content.*)::text COLLATE "C" AS line FROM public.${name} AS content) AS lines`,
+    );
+    content[name] = found[0]?.text ?? "";
+  }
+  return content;
+}
+
+/** Small transactions as pgbench makes them, in two sessions, until it is stopped. */
+export async function startLoad(server: PostgresServer): Promise<{ stop(): Promise<void> } & AsyncDisposable> {
+  await server.query(`
+    CREATE TABLE IF NOT EXISTS accounts (id int PRIMARY KEY, balance bigint NOT NULL, filler text NOT NULL);
+    CREATE TABLE IF NOT EXISTS history (id serial PRIMARY KEY, account int NOT NULL, delta int NOT NULL);
+    INSERT INTO accounts SELECT n, 0, md5(n::text) || md5((-n)::text) FROM generate_series(1, 20000) n ON CONFLICT DO NOTHING`);
+  let stopped = false;
+  let failure: unknown;
+  const write = async (seed: number) => {
+    await using session = await server.connect();
+    for (let turn = seed; !stopped; turn += 2) {
+      const account = ((turn * 7919) % 20000) + 1;
+      await session.query(
+        `BEGIN; UPDATE accounts SET balance = balance + ${turn} WHERE id = ${account};
+         INSERT INTO history (account, delta) VALUES (${account}, ${turn}); COMMIT`,
+      );
+    }
+  };
+  // Kept for stop(), which tells it.
+  const writing = Promise.all([1, 2].map(write)).catch((error: unknown) => {
+    failure = error;
+  });
+  const end = async () => {
+    stopped = true;
+    await writing;
+  };
+  return {
+    async stop() {
+      await end();
+      if (failure) throw failure;
+    },
+    [Symbol.asyncDispose]: end,
+  };
+}
+
+/**
+ * Runs `pg_verifybackup -n` of the system's PostgreSQL. Those before 17 do not know the second version of the manifest, so
+ * they are given the same one under the first version.
+ */
+export async function verifyBackup(directory: string, args: readonly string[] = []): Promise<ProgramResult> {
+  const system = systemPostgres();
+  if (!system) throw new Error("pg_verifybackup comes with PostgreSQL's packages, and there are none on this machine");
+  const manifest = await readFile(join(directory, "backup_manifest"), "utf8");
+  const other = await mkdtemp(join(shortTemporaryDirectory(), "walb-manifest-"));
+  try {
+    const path = join(other, "backup_manifest");
+    await writeFile(path, system.major < 17 ? firstVersionOf(manifest) : manifest);
+    return await runProgram([join(system.bin, "pg_verifybackup"), "-n", "-m", path, ...args, directory]);
+  } finally {
+    await rm(other, { recursive: true, force: true });
+  }
+}
+
+function firstVersionOf(manifest: string): string {
+  if (!manifest.startsWith('{ "PostgreSQL-Backup-Manifest-Version": 2,\n')) return manifest;
+  const body = manifest
+    .slice(0, manifest.lastIndexOf('"Manifest-Checksum"'))
+    .replace('Version": 2,', 'Version": 1,')
+    .replace(/"System-Identifier": \d+,\n/, "");
+  return `${body}"Manifest-Checksum": "${new Bun.CryptoHasher("sha256").update(body).digest("hex")}"}\n`;
+}
+
+/** wal-b while it runs, so that a test can wait for what it says, stop and continue it, and end it. */
+export class RunningWalb implements AsyncDisposable {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<{ readonly exitCode: number | null; readonly signal: NodeJS.Signals | null }>;
+  #stderr = "";
+
+  constructor(child: ChildProcess) {
+    this.#child = child;
+    child.stderr?.on("data", (chunk: Buffer) => {
+      this.#stderr += chunk.toString("utf8");
+    });
+    this.#ended = new Promise((resolve, reject) => {
+      child.once("error", reject);
+      child.once("close", (exitCode, signal) => resolve({ exitCode, signal }));
+    });
+    this.#ended.catch(() => undefined);
+  }
+
+  /** What it has said so far. */
+  get stderr(): string {
+    return this.#stderr;
+  }
+
+  get isRunning(): boolean {
+    return this.#child.exitCode === null && this.#child.signalCode === null;
+  }
+
+  /** @throws Error  it ended without */
+  async says(text: string): Promise<void> {
+    while (!this.#stderr.includes(text)) {
+      if (!this.isRunning) {
+        const { exitCode, signal } = await this.#ended;
+        if (this.#stderr.includes(text)) return;
+        throw new Error(`wal-b ended with ${exitCode ?? signal} without "${text}":\n${this.#stderr}`);
+      }
+      await Bun.sleep(5);
+    }
+  }
+
+  /** Nothing happens when it has ended by itself. */
+  signal(name: NodeJS.Signals): void {
+    if (this.isRunning) this.#child.kill(name);
+  }
+
+  async ended(): Promise<{ readonly exitCode: number | null; readonly signal: NodeJS.Signals | null }> {
+    return await this.#ended;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.signal("SIGKILL");
+    await this.#ended.catch(() => undefined);
+  }
+}
+
+/** Starts wal-b as the server's account and with its PGHOST and so on. */
+export async function startWalb(
+  server: PostgresServer,
+  args: readonly string[],
+  env: Environment,
+): Promise<RunningWalb> {
+  const child = spawn(await walbBinary(server.account), args, {
+    cwd: server.directory,
+    env: { ...baseEnvironment(), HOME: server.directory, ...server.env, ...env },
+    stdio: ["ignore", "ignore", "pipe"],
+    ...(server.account && { uid: server.account.uid, gid: server.account.gid }),
+  });
+  return new RunningWalb(child);
+}
