@@ -1,0 +1,65 @@
+import { describe, expect, test } from "bun:test";
+import { type Failure, IntegrityError } from "../../../src/errors.ts";
+import { BackupManifestWriter, parseBackupManifest } from "../../../src/postgres/backup-manifest.ts";
+import { asLsn } from "../../../src/postgres/lsn.ts";
+import { expectGolden } from "../../support/golden.ts";
+
+const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
+
+function manifest(major: number): string {
+  const writer = new BackupManifestWriter();
+  const modifiedAt = new Date("2025-03-04T05:06:07.890Z");
+  writer.add({ path: "base/1/1259", sizeBytes: 114_688, modifiedAt, sha256: sha256("a") });
+  writer.add({ path: 'pg_tblspc/16388/PG_18_202506291/5/"quoted"', sizeBytes: 0, modifiedAt, sha256: sha256("") });
+  const wal = { timeline: 3, startLsn: asLsn(0x16_b374_d848n), endLsn: asLsn(0x16_b400_0000n) };
+  return writer.finish({ major, systemIdentifier: 7420325342344323423n, wal });
+}
+
+describe("BackupManifestWriter", () => {
+  test.each([
+    [16, "version-1"],
+    [18, "version-2"],
+  ])("writes for major %i what pg_verifybackup of that release reads", (major, version) => {
+    expectGolden(`test/golden/backup-manifest-${version}.json`, manifest(major));
+  });
+
+  test("writes a manifest for a backup without files", () => {
+    const wal = { timeline: 1, startLsn: asLsn(0n), endLsn: asLsn(1n) };
+    const text = new BackupManifestWriter().finish({ major: 18, systemIdentifier: 1n, wal });
+    expect(parseBackupManifest(text).size).toBe(0);
+  });
+});
+
+describe("parseBackupManifest()", () => {
+  test("gives back sizes and checksums, by path", () => {
+    expect([...parseBackupManifest(manifest(18))]).toEqual([
+      ["base/1/1259", { sizeBytes: 114_688, sha256: sha256("a") }],
+      ['pg_tblspc/16388/PG_18_202506291/5/"quoted"', { sizeBytes: 0, sha256: sha256("") }],
+    ]);
+  });
+
+  test.each([
+    ["a changed size", (text: string) => text.replace("114688", "114689"), "Its own checksum is wrong."],
+    ["a missing end", (text: string) => text.slice(0, -10), "Its own checksum is wrong."],
+    ["something behind the end", (text: string) => `${text} `, "Its own checksum is wrong."],
+    ["nothing", () => "", "Its own checksum is wrong."],
+    ["another checksum algorithm", (text: string) => signed(text.replaceAll("SHA256", "CRC32C")), "CRC32C"],
+    ["no files", (text: string) => signed(text.replace('"Files"', '"Flies"')), 'It has no "Files".'],
+    ["a size that is none", (text: string) => signed(text.replace("114688", '"114688"')), "It has the entry"],
+  ])("refuses %s", (_, change, detail) => {
+    let thrown: unknown;
+    try {
+      parseBackupManifest(change(manifest(18)));
+    } catch (error) {
+      thrown = error;
+    }
+    expect(thrown).toBeInstanceOf(IntegrityError);
+    expect((thrown as Failure).detail).toContain(detail);
+  });
+});
+
+/** The same text with the checksum that it has to have. */
+function signed(text: string): string {
+  const body = text.slice(0, text.lastIndexOf('"Manifest-Checksum"'));
+  return `${body}"Manifest-Checksum": "${sha256(body)}"}\n`;
+}
