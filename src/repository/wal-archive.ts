@@ -11,7 +11,7 @@ import { IntegrityError, NotFoundError } from "../errors.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
 import { MAX_SEGMENT_SIZE, type WalFile } from "../postgres/wal-segment.ts";
-import type { ObjectStore, StoredObject } from "../storage/object-store.ts";
+import type { ObjectMetadata, ObjectStore, StoredObject } from "../storage/object-store.ts";
 import { CONTENT_SUFFIX, parseWalKey, WAL, type WalObject, walKey } from "./keys.ts";
 
 /** zstd adds at most a few bytes to a block of 128 KiB that cannot be compressed. */
@@ -21,11 +21,14 @@ export interface WalArchive {
   /** For messages. */
   urlOf(name: string): string;
 
+  /** Compresses a file; its content is not needed any more after that. */
+  prepare(file: WalFile, content: Uint8Array): Promise<PreparedWal>;
+
   /**
    * @returns "created", or "exists" when the name is taken, by whatever content; durable in both cases
    * @throws StorageError  the file may be in the archive or not
    */
-  putIfAbsent(file: WalFile, content: Uint8Array): Promise<"created" | "exists">;
+  putIfAbsent(wal: PreparedWal): Promise<"created" | "exists">;
 
   /**
    * @throws NotFoundError   the store proved that the file is not there, in any form
@@ -33,11 +36,15 @@ export interface WalArchive {
    */
   get(file: WalFile): Promise<Uint8Array>;
 
-  /** Any file of pg_wal that the archive holds; undefined for an empty archive. */
-  anySegment(): Promise<WalFile | undefined>;
-
   /** Every object below wal_005/ whose name begins with `prefix`, in order of the name. */
   list(prefix?: string): AsyncIterable<ArchivedWal>;
+}
+
+/** A file of pg_wal as it will be stored. */
+export interface PreparedWal {
+  readonly file: WalFile;
+  readonly body: Uint8Array;
+  readonly metadata: ObjectMetadata;
 }
 
 export interface ArchivedWal extends Partial<WalObject> {
@@ -82,10 +89,12 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
   return {
     urlOf: (name) => store.urlOf(walKey(name)),
 
-    async putIfAbsent(file, content) {
+    async prepare(file, content) {
       const metadata = { sha256: sha256(content), size: String(content.byteLength) };
-      return store.putIfAbsent(walKey(file.name), await encodeContent(content, await zstd()), metadata);
+      return { file, metadata, body: await encodeContent(content, await zstd()) };
     },
+
+    putIfAbsent: ({ file, body, metadata }) => store.putIfAbsent(walKey(file.name), body, metadata),
 
     async get(file) {
       try {
@@ -98,15 +107,6 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
           detail: `There is no ${store.urlOf(walKey(file.name))}.`,
         });
       }
-    },
-
-    async anySegment() {
-      for await (const { key } of store.list(WAL)) {
-        const found = parseWalKey(key);
-        if (found?.file.kind === "segment" && (found.compression === "zst" || found.compression === ""))
-          return found.file;
-      }
-      return undefined;
     },
 
     async *list(prefix = "") {

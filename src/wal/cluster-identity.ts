@@ -7,7 +7,7 @@
  */
 import { lstat, mkdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { IntegrityError } from "../errors.ts";
+import { IntegrityError, NotFoundError } from "../errors.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 
@@ -65,11 +65,23 @@ async function checkOnce(
 async function ownerOf(
   archive: WalArchive,
 ): Promise<{ readonly segment: string; readonly systemIdentifier: bigint } | undefined> {
-  const file = await archive.anySegment();
-  if (file?.kind !== "segment") return undefined;
-  const { systemIdentifier } = checkSegment(file.name, file, await archive.get(file));
-  return { segment: file.name, systemIdentifier };
+  let looks = 0;
+  for await (const { file, compression } of archive.list()) {
+    if (file?.kind !== "segment" || (compression !== "zst" && compression !== "")) continue;
+    try {
+      const { systemIdentifier } = checkSegment(file.name, file, await archive.get(file));
+      return { segment: file.name, systemIdentifier };
+    } catch (error) {
+      // What is damaged says nothing, and must not stop the archiving of what comes after. A delete may have been faster.
+      if (!(error instanceof IntegrityError || error instanceof NotFoundError)) throw error;
+      if (++looks === MAX_LOOKS) return undefined;
+    }
+  }
+  return undefined;
 }
+
+/** Segments that are read in vain before nobody is taken for the owner. */
+const MAX_LOOKS = 5;
 
 /** Forgetting is harmless: the next run asks the archive again. */
 async function remember(memory: string, mark: string, userId: number): Promise<void> {

@@ -5,12 +5,13 @@
  * twice (a crash between our success and the .done mark) and must succeed; the same name with other content must fail and
  * must not overwrite. Source: PostgreSQL manual, "Setting Up WAL Archiving".
  */
-import { readdir, readFile, rename } from "node:fs/promises";
+import { readdir, readFile, rename, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { IntegrityError, InterruptedError, reasonOf, SourceMissingError, systemCodeOf, UsageError } from "../errors.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
 import { parseWalFile, type WalFile } from "../postgres/wal-segment.ts";
-import { checkWalContent, type WalArchive } from "../repository/wal-archive.ts";
+import { checkWalContent, type PreparedWal, type WalArchive } from "../repository/wal-archive.ts";
+import { ByteBudget } from "../system/byte-budget.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import type { ClusterIdentity } from "./cluster-identity.ts";
@@ -38,23 +39,35 @@ export async function pushWal(path: string, context: WalPushContext): Promise<vo
   }
 
   const others = (await waitingSegments(dirname(path), name)).slice(0, context.poolSize - 1);
-  await forEachAtOnce(context.poolSize, [file, ...others], (next) =>
-    next === file ? archive(path, file, context) : archiveWaiting(join(dirname(path), next.name), next, context),
-  );
+  const memory = new ByteBudget(MEMORY_BYTES);
+  await forEachAtOnce(context.poolSize, [file, ...others], (next) => {
+    const place = { path: join(dirname(path), next.name), file: next, memory };
+    return next === file ? archive(place, context) : archiveWaiting(place, context);
+  });
 }
 
-async function archive(path: string, file: WalFile, { archive, identity, log }: WalPushContext): Promise<void> {
-  const content = await readWal(path);
-  checkWalContent(file, content);
-  if (file.kind === "segment" || file.kind === "partial") {
-    await identity.check(checkSegment(file.name, file, content).systemIdentifier);
-  }
+/**
+ * What the segments under way may hold in memory, whatever the pool size: while one is read and compressed twice its size, while
+ * it is uploaded what it was compressed to.
+ */
+const MEMORY_BYTES = 96 * 2 ** 20;
 
-  if ((await archive.putIfAbsent(file, content)) === "created") {
+interface Place {
+  readonly path: string;
+  readonly file: WalFile;
+  readonly memory: ByteBudget;
+}
+
+async function archive({ path, file, memory }: Place, { archive, identity, log }: WalPushContext): Promise<void> {
+  using lease = await memory.take(2 * (await sizeOf(path)));
+  const prepared = await readAndPrepare(path, file, { archive, identity });
+  lease.shrinkTo(prepared.body.byteLength);
+
+  if ((await archive.putIfAbsent(prepared)) === "created") {
     log.info(`archived "${file.name}"`);
     return;
   }
-  if (Buffer.compare(content, await archive.get(file)) !== 0) {
+  if (Buffer.compare(await readWal(path), await archive.get(file)) !== 0) {
     throw new IntegrityError(`"${file.name}" is already archived with different content`, {
       detail: `${archive.urlOf(file.name)} was left as it is.`,
       hint: "Check that no other cluster archives to this prefix. A server that was restored and started without recovery.signal writes on the old timeline: restore it again, with recovery.signal, or give it a prefix of its own.",
@@ -63,14 +76,28 @@ async function archive(path: string, file: WalFile, { archive, identity, log }: 
   log.info(`"${file.name}" was already archived with the same content`);
 }
 
+async function readAndPrepare(
+  path: string,
+  file: WalFile,
+  { archive, identity }: Pick<WalPushContext, "archive" | "identity">,
+): Promise<PreparedWal> {
+  const content = await readWal(path);
+  checkWalContent(file, content);
+  if (file.kind === "segment" || file.kind === "partial") {
+    await identity.check(checkSegment(file.name, file, content).systemIdentifier);
+  }
+  return archive.prepare(file, content);
+}
+
 /**
  * A segment that PostgreSQL did not ask for, but will. Its mark is ours to change; the mark of the one it asked for never is.
  * A failure is told and left: PostgreSQL asks for the segment by itself, and then it counts.
  */
-async function archiveWaiting(path: string, file: WalFile, context: WalPushContext): Promise<void> {
+async function archiveWaiting(place: Place, context: WalPushContext): Promise<void> {
+  const { path, file } = place;
   const mark = join(dirname(path), "archive_status", file.name);
   try {
-    await archive(path, file, context);
+    await archive(place, context);
     await rename(`${mark}.ready`, `${mark}.done`);
   } catch (error) {
     // Another archiver was faster: PostgreSQL has marked and recycled the segment.
@@ -99,11 +126,15 @@ async function waitingSegments(walDirectory: string, requested: string): Promise
   }
 }
 
+async function sizeOf(path: string): Promise<number> {
+  return (await stat(path).catch((cause: unknown) => notReadable(path, cause))).size;
+}
+
 async function readWal(path: string): Promise<Uint8Array> {
-  try {
-    return await readFile(path);
-  } catch (cause) {
-    const hint = "archive_command must pass %p, and its working directory is the data directory.";
-    throw new SourceMissingError(`could not read "${path}"`, { detail: `${reasonOf(cause)}.`, hint, cause });
-  }
+  return readFile(path).catch((cause: unknown) => notReadable(path, cause));
+}
+
+function notReadable(path: string, cause: unknown): never {
+  const hint = "archive_command must pass %p, and its working directory is the data directory.";
+  throw new SourceMissingError(`could not read "${path}"`, { detail: `${reasonOf(cause)}.`, hint, cause });
 }
