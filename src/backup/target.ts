@@ -58,7 +58,6 @@ export async function planTarget(
   tablespaces: readonly Tablespace[],
   choice: TablespaceChoice,
 ): Promise<TargetPlan> {
-  refuseRunningServer(target);
   const prepared = await checkEmpty(target);
   const places = tablespaces.map((tablespace) => ({
     ...tablespace,
@@ -132,6 +131,7 @@ function refuseRunningServer(target: string): void {
 /** @returns links in pg_tblspc that the administrator prepared, by OID @throws DestinationError  anything else is there */
 async function checkEmpty(target: string): Promise<ReadonlyMap<string, string>> {
   const names = (await namesIn(target)).filter((name) => name !== "lost+found");
+  if (names.length > 0) refuseRunningServer(target);
   const others = names.filter((name) => name !== "pg_tblspc");
   if (others.length > 0) throw notEmpty(target, others);
 
