@@ -184,7 +184,7 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
       return new StorageError(
         action,
         failed(
-          `Name the certificate authority of ${where} in WALB_CA_CERT_FILE, and check that the endpoint speaks TLS.`,
+          `Name the certificate authority of ${where} in WALB_S3_CA_CERT_FILE, and check that the endpoint speaks TLS.`,
         ),
       );
     }

@@ -7,15 +7,25 @@ import { join } from "node:path";
 import { shortTemporaryDirectory } from "./account.ts";
 import { runProgram } from "./run-program.ts";
 import type { RunningServer } from "./s3-server.ts";
-import { freePort, type ServerProcess, startServer, waitForHttp } from "./server-process.ts";
+import { freePort, type ServerProcess, ServerUnavailableError, startServer, waitForHttp } from "./server-process.ts";
 
 const PROGRAMS = ["ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "ceph-authtool"];
 const PACKAGES = ["radosgw", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-common"];
 const INSTALL_MS = 10 * 60_000;
 
-/** @throws Error  the packages are not there and cannot be installed */
+/** @throws ServerUnavailableError  the packages are not there and cannot be installed */
 export async function startCephRgw(): Promise<RunningServer> {
   await ensurePackages();
+  try {
+    return await startCluster();
+  } catch (error) {
+    // A busy machine, or a port that somebody else took meanwhile.
+    process.stderr.write(`starting Ceph once more: ${error instanceof Error ? error.message : error}\n`);
+    return await startCluster();
+  }
+}
+
+async function startCluster(): Promise<RunningServer> {
   const directory = await mkdtemp(join(shortTemporaryDirectory(), "walb-ceph-"));
   const running: ServerProcess[] = [];
   const stop = async () => {
@@ -82,7 +92,7 @@ async function startAll(directory: string, running: ServerProcess[]): Promise<Ru
 
   const osd = crypto.randomUUID();
   const map = join(directory, "monmap");
-  await run(conf, ["ceph", "mon", "getmap", "-o", map]);
+  await runSoon(conf, ["ceph", "mon", "getmap", "-o", map]);
   await run(conf, ["ceph", "osd", "create", osd]);
   await run(conf, ["ceph-osd", "-i", "0", "--mkfs", "--monmap", map, "--osd-uuid", osd]);
   daemon("ceph-osd", "-i", "0");
@@ -103,11 +113,24 @@ async function run(conf: string, command: readonly string[]): Promise<string> {
   return stdout;
 }
 
+/** Until the monitor has elected itself it refuses. */
+async function runSoon(conf: string, command: readonly string[]): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    try {
+      await run(conf, command);
+      return;
+    } catch (error) {
+      if (tries === 10) throw error;
+      await Bun.sleep(500);
+    }
+  }
+}
+
 async function ensurePackages(): Promise<void> {
   const missing = PROGRAMS.filter((program) => !Bun.which(program));
   if (missing.length === 0) return;
   if (process.getuid?.() !== 0 || !Bun.which("apt-get")) {
-    throw new Error(`Ceph: ${missing.join(", ")} not found; install ${PACKAGES.join(" ")}`);
+    throw new ServerUnavailableError(`Ceph: ${missing.join(", ")} not found; install ${PACKAGES.join(" ")}`);
   }
   const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
   for (const step of [
@@ -115,7 +138,8 @@ async function ensurePackages(): Promise<void> {
     ["install", "-y", "-q", "--no-install-recommends", ...PACKAGES],
   ]) {
     const { exitCode, stderr } = await runProgram(["apt-get", ...step], { env, timeoutMs: INSTALL_MS });
-    if (exitCode !== 0) throw new Error(`Ceph: apt-get ${step[0]} ended with ${exitCode}: ${stderr.slice(-500)}`);
+    if (exitCode !== 0)
+      throw new ServerUnavailableError(`Ceph: apt-get ${step[0]} ended with ${exitCode}: ${stderr.slice(-500)}`);
   }
 }
 

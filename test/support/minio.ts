@@ -5,13 +5,13 @@ import { join, resolve } from "node:path";
 import { shortTemporaryDirectory } from "./account.ts";
 import { runProgram } from "./run-program.ts";
 import type { RunningServer } from "./s3-server.ts";
-import { freePort, startServer, waitForHttp } from "./server-process.ts";
+import { freePort, ServerUnavailableError, startServer, waitForHttp } from "./server-process.ts";
 
 const CACHE = resolve(import.meta.dir, "../../.cache/minio");
 /** Three minutes on two cores, more on a busy machine. */
 const BUILD_MS = 20 * 60_000;
 
-/** @throws Error  it is not there and cannot be built */
+/** @throws ServerUnavailableError  it is not there and cannot be built */
 export async function startMinio(): Promise<RunningServer> {
   const program = Bun.which("minio") ?? (await buildMinio());
   const directory = await mkdtemp(join(shortTemporaryDirectory(), "walb-minio-"));
@@ -30,6 +30,7 @@ export async function startMinio(): Promise<RunningServer> {
       HOME: directory,
     },
     logFile: join(directory, "minio.log"),
+    directory,
   });
   const stop = async () => {
     await server.stop();
@@ -62,12 +63,12 @@ async function buildMinio(): Promise<string> {
   const program = join(CACHE, "minio");
   if (existsSync(program)) return program;
   const go = Bun.which("go") ?? (existsSync("/usr/local/go/bin/go") ? "/usr/local/go/bin/go" : undefined);
-  if (!go) throw new Error('MinIO: neither "minio" nor "go" is on PATH, and no Docker engine answers');
+  if (!go) throw new ServerUnavailableError('MinIO: neither "minio" nor "go" is on PATH, and no Docker engine answers');
   await mkdir(CACHE, { recursive: true });
   process.stderr.write("building MinIO, once: this takes some minutes\n");
   const env = { ...process.env, GOBIN: CACHE, CGO_ENABLED: "0" };
   const built = await runProgram([go, "install", "github.com/minio/minio@latest"], { env, timeoutMs: BUILD_MS });
   if (built.exitCode !== 0)
-    throw new Error(`MinIO: go install ended with ${built.exitCode}: ${built.stderr.slice(-500)}`);
+    throw new ServerUnavailableError(`MinIO: go install ended with ${built.exitCode}: ${built.stderr.slice(-500)}`);
   return program;
 }

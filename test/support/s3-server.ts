@@ -13,6 +13,7 @@ import { AssumeRoleCommand, STSClient } from "@aws-sdk/nested-clients/sts";
 import { createCephUser, startCephRgw } from "./ceph-rgw.ts";
 import { startComposeMinio } from "./compose.ts";
 import { startMinio } from "./minio.ts";
+import { ServerUnavailableError } from "./server-process.ts";
 
 export interface S3Credentials {
   readonly accessKeyId: string;
@@ -47,27 +48,35 @@ export interface RunningServers {
   stop(): Promise<void>;
 }
 
-/** @throws Error  there is none, and why */
+/**
+ * Starts every server that this machine can have, and says which it cannot.
+ *
+ * @throws Error  there is none, or one that is there does not start
+ */
 export async function startS3Servers(): Promise<RunningServers> {
   const given = serverOfEnvironment();
   if (given) return { servers: [given], stop: async () => {} };
 
   const tried = await Promise.allSettled([startAnyMinio(), startCephRgw()]);
   const started = tried.filter((result) => result.status === "fulfilled").map(({ value }) => value);
+  const reasons = tried.filter((result) => result.status === "rejected").map(({ reason }) => reason as unknown);
+  const stop = async () => void (await Promise.allSettled(started.map((server) => server.stop())));
+
+  const broken = reasons.find((reason) => !(reason instanceof ServerUnavailableError));
+  if (broken) {
+    await stop();
+    throw broken;
+  }
+  const lines = reasons.map((reason) => (reason instanceof Error ? reason.message : String(reason)));
   if (started.length === 0) {
-    const reasons = tried.map((result) => (result.status === "rejected" ? `- ${messageOf(result.reason)}` : ""));
-    throw new Error(
-      `the tests need an S3 server, and there is none:\n${reasons.join("\n")}\nInstall Docker, Go or MinIO, or set WALB_TEST_S3_ENDPOINT, WALB_TEST_S3_ACCESS_KEY and WALB_TEST_S3_SECRET_KEY.`,
-    );
+    throw new Error(`the tests need an S3 server, and there is none:\n- ${lines.join("\n- ")}\n${HOW_TO_GET_ONE}`);
   }
-  for (const result of tried) {
-    if (result.status === "rejected") process.stderr.write(`not tested: ${messageOf(result.reason)}\n`);
-  }
-  return {
-    servers: started.map(({ description }) => description),
-    stop: async () => void (await Promise.allSettled(started.map((server) => server.stop()))),
-  };
+  for (const line of lines) process.stderr.write(`not tested: ${line}\n`);
+  return { servers: started.map(({ description }) => description), stop };
 }
+
+const HOW_TO_GET_ONE =
+  "Install Docker, Go or MinIO, or set WALB_TEST_S3_ENDPOINT, WALB_TEST_S3_ACCESS_KEY and WALB_TEST_S3_SECRET_KEY.";
 
 /** Every server of this run, for a test file: those that test/run.ts has started, else its own. Call stop() in afterAll. */
 export async function everyS3Server(): Promise<{ readonly servers: readonly S3Server[]; stop(): Promise<void> }> {
@@ -198,8 +207,4 @@ async function createRestrictedCephUser(server: S3ServerDescription, bucket: str
   } finally {
     client.destroy();
   }
-}
-
-function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

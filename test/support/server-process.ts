@@ -2,8 +2,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
 import { createServer } from "node:net";
+import type { Writable } from "node:stream";
 
 const STOP_MS = 5000;
+
+/** This machine does not have the server and cannot get it: others may do. A server that is there and fails is no such case. */
+export class ServerUnavailableError extends Error {}
 
 export interface ServerProcess {
   readonly pid: number;
@@ -16,28 +20,45 @@ export interface ServerProcess {
 export interface ServerProcessOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly logFile: string;
+  /** Removed if the test is killed; otherwise whoever made it removes it. */
+  readonly directory: string;
 }
 
-export function startServer(command: readonly string[], { env = {}, logFile }: ServerProcessOptions): ServerProcess {
-  const [program = "", ...args] = command;
+/**
+ * Becomes the server, after leaving a guard behind: the end of the pipe without a word means that the test's process was
+ * killed, whatever by, and then the server and its directory go too.
+ */
+const GUARDED = `
+directory=$1; shift; server=$$
+{ read -r _ <&3 || { kill -KILL $server; sleep 1; rm -rf "$directory"; }; } >/dev/null 2>&1 &
+exec "$@" 3<&-
+`;
+
+export function startServer(
+  command: readonly string[],
+  { env = {}, logFile, directory }: ServerProcessOptions,
+): ServerProcess {
   const log = openSync(logFile, "a");
-  const child = spawn(program, args, { env: { ...process.env, ...env }, stdio: ["ignore", log, log] });
+  const child = spawn("sh", ["-c", GUARDED, "sh", directory, ...command], {
+    env: { ...process.env, ...env },
+    stdio: ["ignore", log, log, "pipe"],
+  });
   closeSync(log);
+  const guard = child.stdio[3] as Writable;
+  guard.on("error", () => {});
   const ended = new Promise<void>((resolve) => {
     child.once("exit", () => resolve());
     child.once("error", () => resolve());
   });
-  const atExit = () => kill(child, "SIGKILL");
-  process.once("exit", atExit);
   return {
     pid: child.pid ?? 0,
     checkRunning: () => {
       if (child.exitCode === null && child.signalCode === null && child.pid !== undefined) return;
       const end = child.signalCode ?? `exit code ${child.exitCode}`;
-      throw new Error(`${program} ended with ${end}:\n${readFileSync(logFile, "utf8").slice(-2000)}`);
+      throw new Error(`${command[0]} ended with ${end}:\n${readFileSync(logFile, "utf8").slice(-2000)}`);
     },
     stop: async (graceMs = STOP_MS) => {
-      process.removeListener("exit", atExit);
+      guard.end("stopped\n");
       kill(child, "SIGTERM");
       const timer = setTimeout(() => kill(child, "SIGKILL"), graceMs);
       await ended;

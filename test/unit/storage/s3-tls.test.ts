@@ -76,7 +76,7 @@ test("is refused at once otherwise, and the hint names the setting", async () =>
   const before = performance.now();
   const error = (await store.get("a", 10).catch((thrown: unknown) => thrown)) as Failure;
   expect(error).toBeInstanceOf(StorageError);
-  expect(error.hint).toContain("WALB_CA_CERT_FILE");
+  expect(error.hint).toContain("WALB_S3_CA_CERT_FILE");
   expect(performance.now() - before).toBeLessThan(900);
 });
 
