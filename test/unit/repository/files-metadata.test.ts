@@ -1,0 +1,47 @@
+import { expect, test } from "bun:test";
+import { IntegrityError } from "../../../src/errors.ts";
+import { FilesMetadataWriter, partsOfFilesMetadata } from "../../../src/repository/files-metadata.ts";
+import { expectGolden } from "../../support/golden.ts";
+
+function metadata(): Uint8Array {
+  const modifiedAt = new Date("2025-03-04T05:06:07.890Z");
+  const writer = new FilesMetadataWriter();
+  writer.add({
+    part: "part_002.tar.zst",
+    files: [
+      { memberName: "/base/1/1259", modifiedAt },
+      { memberName: '/base/1/"', modifiedAt },
+    ],
+  });
+  writer.add({ part: "part_001.tar.zst", files: [] });
+  writer.add({ part: "backup_label.tar.zst", files: [{ memberName: "backup_label", modifiedAt }] });
+  return writer.finish();
+}
+
+test("FilesMetadataWriter writes what WAL-G restores by", () => {
+  expectGolden("test/golden/files-metadata-format-1.json", new TextDecoder().decode(metadata()));
+});
+
+test("partsOfFilesMetadata() names every part, those without files too", () => {
+  expect(partsOfFilesMetadata(metadata(), "it")).toEqual([
+    "backup_label.tar.zst",
+    "part_001.tar.zst",
+    "part_002.tar.zst",
+  ]);
+});
+
+test.each(["{}", '{"TarFileSets":{}}', '{"TarFileSets":null}'])(
+  "partsOfFilesMetadata() knows that %s does not say",
+  (text) => {
+    expect(partsOfFilesMetadata(Buffer.from(text), "it")).toBeUndefined();
+  },
+);
+
+test.each([
+  ["no JSON", "{"],
+  ["a part in another folder", '{"TarFileSets":{"../../other/part_001.tar.zst":[]}}'],
+  ["a part whose files are none", '{"TarFileSets":{"part_001.tar.zst":7}}'],
+  ["a part whose files are nothing", '{"TarFileSets":{"part_001.tar.zst":null}}'],
+])("partsOfFilesMetadata() refuses %s", (_, text) => {
+  expect(() => partsOfFilesMetadata(Buffer.from(text), "it")).toThrow(IntegrityError);
+});
