@@ -7,8 +7,8 @@
 import { ContentEncoder, encodeContent } from "../codec/content.ts";
 import { type TarHeader, TarWriter } from "../codec/tar.ts";
 import type { Zstd } from "../codec/zstd.ts";
-import { IntegrityError, reasonOf } from "../errors.ts";
-import type { ObjectKey, ObjectStore } from "../storage/object-store.ts";
+import { IntegrityError, NotFoundError, reasonOf } from "../errors.ts";
+import type { ObjectKey, ObjectStore, ObjectUpload } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
 import { formatJson } from "./json.ts";
 import { backupKeys, partKey } from "./keys.ts";
@@ -65,7 +65,7 @@ export class BackupUpload implements AsyncDisposable {
       throw error;
     }
     const size = await encoder.end();
-    this.#created(key, await upload.complete());
+    await this.#complete(key, upload);
     return size;
   }
 
@@ -89,21 +89,21 @@ export class BackupUpload implements AsyncDisposable {
   async claim(claim: BackupClaim): Promise<void> {
     const { store } = this.#context;
     const key = backupKeys(this.name).claim;
-    if ((await store.putIfAbsent(key, new TextEncoder().encode(formatJson(claim)))) === "exists") {
-      throw new IntegrityError(`a backup with the name "${this.name}" has been begun already`, {
-        detail: `${store.urlOf(key)} tells by whom.`,
-        hint: 'If that one is not running any more, "wal-b delete garbage --confirm" removes what is left of it. On a standby, wait for the next restartpoint: backups between two have the same name.',
-      });
-    }
+    if ((await store.putIfAbsent(key, new TextEncoder().encode(formatJson(claim)))) === "exists")
+      throw await this.#nameIsTaken(key);
     this.#written.push(key);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#isPublished || this.#written.length === 0) return;
-    const { store, log } = this.#context;
+    const { log } = this.#context;
+    const store = this.#context.store.forCleanup();
     try {
+      // It may be there although its answer got lost. Until it is gone, nothing that it stands for may go.
+      const { sentinel } = backupKeys(this.name);
+      if (this.#written.includes(sentinel)) await store.delete([sentinel]);
       // Newest first, the claim last: as long as anything is left, it is known whose it is.
-      await store.forCleanup().delete(this.#written.toReversed());
+      await store.delete(this.#written.toReversed());
     } catch (error) {
       log.warning(`could not remove the unfinished backup "${this.name}"`, {
         detail: `${reasonOf(error)}. It is not listed and cannot be restored by mistake.`,
@@ -112,20 +112,43 @@ export class BackupUpload implements AsyncDisposable {
     }
   }
 
+  async #nameIsTaken(claim: ObjectKey): Promise<IntegrityError> {
+    const { store } = this.#context;
+    const isComplete = await store.head(backupKeys(this.name).sentinel).then(
+      () => true,
+      (error: unknown) => {
+        if (error instanceof NotFoundError) return false;
+        throw error;
+      },
+    );
+    if (isComplete) {
+      return new IntegrityError(`there is a backup "${this.name}" already`, {
+        detail: "A backup is named after the WAL segment that it starts in, and this one would start there too.",
+        hint: "On a standby, wait for the next restartpoint. A stopped cluster has not been started since that backup: it is the same.",
+      });
+    }
+    return new IntegrityError(`a backup with the name "${this.name}" has been begun already`, {
+      detail: `${store.urlOf(claim)} tells by whom.`,
+      hint: 'If that one is not running any more, "wal-b delete garbage --min-age 0s --confirm" removes what is left of it, and of every other unfinished backup: make sure that none is running.',
+    });
+  }
+
   async #put(key: ObjectKey, body: Uint8Array): Promise<void> {
     await using upload = this.#context.store.upload(key);
     await upload.write(body);
-    this.#created(key, await upload.complete());
+    await this.#complete(key, upload);
   }
 
-  #created(key: ObjectKey, outcome: "created" | "exists"): void {
-    if (outcome === "exists") {
-      throw new IntegrityError(`${this.#context.store.urlOf(key)} exists already`, {
-        detail: "Nothing in the repository is ever overwritten.",
-        hint: 'Another backup may be running under this name. "wal-b delete garbage" shows what failed backups left.',
-      });
-    }
+  async #complete(key: ObjectKey, upload: ObjectUpload): Promise<void> {
+    // Before its outcome is known: an object whose answer got lost is ours to take back, too.
     this.#written.push(key);
+    if ((await upload.complete()) === "created") return;
+
+    this.#written.splice(this.#written.indexOf(key), 1);
+    throw new IntegrityError(`${this.#context.store.urlOf(key)} exists already`, {
+      detail: "Nothing in the repository is ever overwritten.",
+      hint: 'Another backup may be running under this name. "wal-b delete garbage" shows what failed backups left.',
+    });
   }
 }
 

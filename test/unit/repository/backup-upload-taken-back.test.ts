@@ -1,0 +1,123 @@
+/** What happens to what a backup has written when a call of the store fails, whichever, or when its name is taken. */
+import { expect, test } from "bun:test";
+import { openZstd } from "../../../src/codec/zstd.ts";
+import { Failure, IntegrityError } from "../../../src/errors.ts";
+import { asLsn } from "../../../src/postgres/lsn.ts";
+import { beginBackupUpload } from "../../../src/repository/backup-upload.ts";
+import { backupKeys, partName } from "../../../src/repository/keys.ts";
+import type { Sentinel } from "../../../src/repository/sentinel.ts";
+import type { ObjectStore } from "../../../src/storage/object-store.ts";
+import { type Fault, FaultStore } from "../../support/fault-store.ts";
+import { MemoryObjectStore } from "../../support/memory-object-store.ts";
+import { recordedLog } from "../postgres/recorded-log.ts";
+
+const NAME = "base_000000010000000000000004";
+const KEYS = backupKeys(NAME);
+const CLAIM = { hostname: "host", processId: 1, startedAt: new Date(0), version: "0.1.0" };
+const SENTINEL: Sentinel = {
+  startLsn: asLsn(0x4000028n),
+  stopLsn: asLsn(0x4000100n),
+  systemIdentifier: 7420325342344323423n,
+  pgVersion: 180004,
+  timeline: 1,
+  segmentSize: (16 * 2 ** 20) as Sentinel["segmentSize"],
+  startedAt: new Date(0),
+  finishedAt: new Date(1000),
+  hostname: "host",
+  dataDirectory: "/data",
+  uncompressedBytes: 3,
+  compressedBytes: 100,
+  isPermanent: false,
+  tablespaces: [],
+  walB: { version: "0.1.0", parts: 1, manifestSha256: "0".repeat(64) },
+};
+const zstd = await openZstd(3);
+
+/** A whole backup of one part. */
+async function upload(store: ObjectStore, { log } = recordedLog()): Promise<void> {
+  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, log });
+  await backup.putPart(partName(1), async () => {});
+  await backup.putManifest("manifest");
+  await backup.putFilesMetadata(new TextEncoder().encode("{}"));
+  await backup.publish(SENTINEL);
+}
+
+async function keysOfCompleteBackup(): Promise<readonly string[]> {
+  const store = new MemoryObjectStore();
+  await upload(store);
+  return store.keys;
+}
+
+test("a sentinel never stands without all that it stands for, whichever call of the store fails, before or after it took effect", async () => {
+  const counted = new FaultStore(new MemoryObjectStore());
+  await upload(counted);
+  const complete = await keysOfCompleteBackup();
+
+  for (let atCall = 1; atCall <= counted.calls.length; atCall++) {
+    for (const when of ["before", "after"] as const satisfies Fault["when"][]) {
+      const memory = new MemoryObjectStore();
+      const { log, lines } = recordedLog();
+      const faulty = new FaultStore(memory, { atCall, when });
+      const failed = await upload(faulty, { log, lines }).catch((error: unknown) => error);
+      expect(failed).toBeInstanceOf(Failure);
+      expect({ atCall, when, keys: memory.keys }).toEqual({
+        atCall,
+        when,
+        // Of a claim whose answer got lost nobody knows whose it is.
+        keys: atCall === 1 && when === "after" ? [KEYS.claim] : [],
+      });
+      expect(lines).toEqual([]);
+    }
+  }
+  expect(complete).toContain(KEYS.sentinel);
+});
+
+/** Credentials that may write, and not delete. */
+class NoDeletes extends FaultStore {
+  override async delete(keys: readonly string[]): Promise<void> {
+    throw new Error(`may not delete ${keys.length} objects`);
+  }
+}
+
+test("a sentinel whose answer got lost stays with its whole backup when nothing may be deleted", async () => {
+  const counted = new FaultStore(new MemoryObjectStore());
+  await upload(counted);
+  const memory = new MemoryObjectStore();
+  const { log, lines } = recordedLog();
+  const failed = upload(new NoDeletes(memory, { atCall: counted.calls.length, when: "after" }), { log, lines });
+  await expect(failed).rejects.toThrow("planned fault");
+  expect(memory.keys).toEqual(await keysOfCompleteBackup());
+  expect(lines.join("\n")).toContain(`WARNING: could not remove the unfinished backup "${NAME}"`);
+});
+
+test("the second of two backups that start in one segment is told that the first one exists", async () => {
+  const store = new MemoryObjectStore();
+  await upload(store);
+  const before = store.keys;
+  const error = await upload(store).catch((reason: unknown) => reason);
+  expect(error).toBeInstanceOf(IntegrityError);
+  expect((error as Failure).message).toBe(`there is a backup "${NAME}" already`);
+  expect((error as Failure).hint).toContain("On a standby, wait for the next restartpoint.");
+  expect(store.keys).toEqual(before);
+});
+
+test("the second of two backups under one name is told that the first one was begun, and how to get rid of its rest", async () => {
+  const store = new MemoryObjectStore();
+  await using _first = await beginBackupUpload(NAME, CLAIM, { store, zstd, log: recordedLog().log });
+  const error = await upload(store).catch((reason: unknown) => reason);
+  expect(error).toBeInstanceOf(IntegrityError);
+  expect((error as Failure).message).toBe(`a backup with the name "${NAME}" has been begun already`);
+  expect((error as Failure).detail).toContain(KEYS.claim);
+  expect((error as Failure).hint).toContain("delete garbage --min-age 0s --confirm");
+  expect(store.keys).toEqual([KEYS.claim]);
+});
+
+test("an object of another tool under the same name is neither overwritten nor removed, not even its sentinel", async () => {
+  for (const key of [KEYS.sentinel, KEYS.metadata]) {
+    const store = new MemoryObjectStore();
+    await store.putIfAbsent(key, new TextEncoder().encode("theirs"));
+    await expect(upload(store)).rejects.toThrow(`${key} exists already`);
+    expect(store.keys).toEqual([key]);
+    expect(new TextDecoder().decode((await store.get(key, 100)).body)).toBe("theirs");
+  }
+});
