@@ -7,7 +7,7 @@
 import { writeSync } from "node:fs";
 import { constants } from "node:os";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
-import { exitCodeOf, InterruptedError, systemCodeOf } from "./errors.ts";
+import { DestinationError, exitCodeOf, InterruptedError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
 
 const words = process.argv.slice(2);
@@ -29,11 +29,12 @@ async function run(): Promise<number> {
     const { runProgram } = await import("./cli/program.ts");
     await runProgram(words, {
       env: process.env,
+      adoptVariables,
       workingDirectory: process.cwd(),
       signal: stop.signal,
       now: () => new Date(),
-      output: { isTerminal: process.stdout.isTTY === true, write: (text) => writeFully(1, text) },
-      writeLog: (record) => writeFully(2, `${record}\n`),
+      output: { isTerminal: process.stdout.isTTY === true, write: writeOutput },
+      writeLog: writeMessage,
     });
     return 0;
   } catch (error) {
@@ -41,10 +42,18 @@ async function run(): Promise<number> {
   }
 }
 
+/** What is not handed on by us, such as AWS_PROFILE, the AWS SDK looks for in the environment of the process. */
+function adoptVariables(variables: Readonly<Record<string, string | undefined>>): void {
+  for (const [name, value] of Object.entries(variables)) {
+    if (value === undefined) delete process.env[name];
+    else process.env[name] = value;
+  }
+}
+
 /** Whatever goes wrong while it tells, the exit code is the one that counts. */
 function fail(error: unknown): never {
   try {
-    createLog((record) => writeFully(2, `${record}\n`), {
+    createLog(writeMessage, {
       format: logFormat(),
       level: "info",
       now: () => new Date(),
@@ -58,8 +67,9 @@ function fail(error: unknown): never {
 function exitCode(error: unknown): number {
   const command = words.indexOf("wal-fetch");
   if (command === -1) return exitCodeOf(error);
-  const [, destination] = words.slice(command + 1).filter((word) => !word.startsWith("-"));
-  return walFetchExitCode(error, recoveryState(process.cwd(), destination));
+  // The destination comes last, unless a flag does; which of the words are values of flags is not known here.
+  const destinations = words.slice(command + 1).filter((word) => !word.startsWith("-"));
+  return walFetchExitCode(error, recoveryState(process.cwd(), destinations.toReversed()));
 }
 
 /** Before the settings are read, or when they cannot be. */
@@ -71,6 +81,26 @@ function logFormat(): LogFormat {
   return (asked ?? process.env["WALB_LOG_FORMAT"]) === "json" ? "json" : "text";
 }
 
+/** @throws DestinationError  a list that did not arrive must not pass for an empty one */
+function writeOutput(text: string): void {
+  try {
+    writeFully(1, text);
+  } catch (cause) {
+    // A reader that has seen enough, such as head, is no failure.
+    if (systemCodeOf(cause) === "EPIPE") return;
+    throw new DestinationError("could not write to standard output", { detail: `${reasonOf(cause)}.`, cause });
+  }
+}
+
+/** Nobody can be told that telling failed. */
+function writeMessage(record: string): void {
+  try {
+    writeFully(2, `${record}\n`);
+  } catch {
+    // The outcome stays what it is.
+  }
+}
+
 /** writeSync, because process.exit() drops what process.stderr.write() has not yet put in the pipe. */
 function writeFully(descriptor: number, text: string): void {
   const bytes = Buffer.from(text);
@@ -78,8 +108,8 @@ function writeFully(descriptor: number, text: string): void {
     try {
       written += writeSync(descriptor, bytes, written);
     } catch (error) {
-      // A pipe that is full and does not block asks to be tried again; a reader that is gone must not change the outcome.
-      if (systemCodeOf(error) !== "EAGAIN") return;
+      // A pipe that is full and does not block asks to be tried again.
+      if (systemCodeOf(error) !== "EAGAIN") throw error;
       Bun.sleepSync(5);
     }
   }

@@ -12,11 +12,13 @@ import { backupPush } from "./backup-push.ts";
 import type { Command, CommandContext, Option, Output, Words } from "./command.ts";
 import { remove } from "./delete.ts";
 import { walFetch } from "./wal-fetch.ts";
+import { walPrefetch } from "./wal-prefetch.ts";
 import { walPush } from "./wal-push.ts";
 
 export const COMMANDS: readonly Command[] = [
   walPush,
   walFetch,
+  walPrefetch,
   backupPush,
   backupFetch,
   backupList,
@@ -58,6 +60,8 @@ const GLOBAL_OPTIONS: Readonly<Record<string, Option>> = {
 
 export interface ProgramEdge {
   readonly env: Environment;
+  /** Takes what --envdir sets and unsets, for those who read the process's environment themselves. */
+  readonly adoptVariables: (variables: Environment) => void;
   readonly workingDirectory: string;
   readonly signal: AbortSignal;
   readonly now: () => Date;
@@ -80,6 +84,7 @@ export async function runProgram(argv: readonly string[], edge: ProgramEdge): Pr
     describeProgram(),
   );
 
+  refuseUnknownFlags(argv);
   // Help and version end here: yargs prints them and runs no command.
   await parser.parseAsync([...argv], {}, (error, _, text) => {
     if (error) throw error instanceof UsageError ? error : usageError(error.message);
@@ -89,6 +94,17 @@ export async function runProgram(argv: readonly string[], edge: ProgramEdge): Pr
 
   const { command, words } = chosen;
   await command.run(wordsOf(words), contextOf(command, words, edge));
+}
+
+/** Before yargs, which takes the word after a flag that it does not know for its value, and then misses that word. */
+function refuseUnknownFlags(argv: readonly string[]): void {
+  const known = new Set([GLOBAL_OPTIONS, ...COMMANDS.map(({ options }) => options)].flatMap(Object.keys));
+  for (const word of argv) {
+    if (word === "--") return;
+    const name = /^--(?:no-)?([^=]+)/.exec(word)?.[1];
+    if (name !== undefined && !known.has(name) && name !== "help" && name !== "version")
+      throw usageError(`unknown flag: ${word.split("=", 1)[0]}`);
+  }
 }
 
 type Parsed = Readonly<Record<string, unknown>>;
@@ -107,6 +123,7 @@ function describeProgram(): Program {
     .strict()
     .demandCommand(1, "no command was given")
     .recommendCommands()
+    .updateStrings(WORDING)
     .parserConfiguration({
       "duplicate-arguments-array": false,
       "parse-numbers": false,
@@ -115,11 +132,23 @@ function describeProgram(): Program {
     .wrap(100)
     .showHelpOnFail(false)
     .fail((message, error) => {
-      throw error ?? usageError(message);
+      // A word that lacks its value comes as yargs' own kind of error.
+      throw error === undefined || error.name === "YError" ? usageError(message || error.message) : error;
     })
     .epilogue(EPILOGUE);
   return addOptions(program, GLOBAL_OPTIONS, "Everywhere:");
 }
+
+/** Where yargs' own texts do not say what is wrong. The types of yargs know no plurals here. */
+const WORDING = {
+  "Did you mean %s?": 'there is no such command; did you mean "%s"?',
+  "Unknown argument: %s": { one: "unknown word: %s", other: "unknown words: %s" },
+  "Not enough non-option arguments: got %s, need at least %s": {
+    one: "too few words: got %s, need at least %s",
+    other: "too few words: got %s, need at least %s",
+  },
+  "Not enough arguments following: %s": "--%s needs a value",
+} as unknown as Record<string, string>;
 
 const EPILOGUE = `Settings come from flags and from variables: WALB_X, else WALG_X, else WALE_X, and AWS's own.
 The least that is needed is WALB_S3_PREFIX=s3://bucket/path and credentials. "wal-b COMMAND --help" tells more.
@@ -140,7 +169,8 @@ function addCommand(program: Program, command: Command, choose: (words: Parsed) 
   ].join(" ");
   return program.command(
     usage,
-    command.summary,
+    // The declared type has one overload for a text and one for false, and none for both.
+    (command.isInternal ? false : command.summary) as string,
     (own) => {
       own.usage(`Usage: wal-b ${usage.replace(/[<>]/g, "")}\n\n${command.description}`).epilogue("");
       for (const [name, { help }] of positionals) own.positional(name, { type: "string", describe: help });
@@ -167,10 +197,13 @@ function addOptions(program: Program, options: Readonly<Record<string, Option>>,
 }
 
 function usageError(message: string): UsageError {
-  const [first = "", ...rest] = message.split("\n").filter((line) => line.trim() !== "");
-  const lowered = first.slice(0, 1).toLowerCase() + first.slice(1).replace(/\.$/, "");
+  const [first = "", ...rest] = message
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
+  const lowered = first.slice(0, 1).toLowerCase() + first.slice(1).replace(/[.:]$/, "");
   return new UsageError(lowered, {
-    ...(rest.length > 0 && { detail: rest.join(" ") }),
+    ...(rest.length > 0 && { detail: `${rest.join(" ")}.` }),
     hint: 'Run "wal-b --help", or "wal-b COMMAND --help".',
   });
 }
@@ -202,6 +235,7 @@ function environmentOf(words: Parsed, edge: ProgramEdge) {
   const envdir = words["envdir"];
   if (typeof envdir !== "string") return { env: edge.env, warn: [] };
   const { variables, readableByOthers } = readEnvdir(envdir);
+  edge.adoptVariables(variables);
   const warn = readableByOthers.filter((path) => isSecret(path.slice(path.lastIndexOf("/") + 1)));
   return { env: { ...edge.env, ...variables }, warn };
 }
@@ -209,6 +243,12 @@ function environmentOf(words: Parsed, edge: ProgramEdge) {
 const isSecret = (variable: string) =>
   variable === "PGPASSWORD" ||
   Object.values(SETTINGS).some((row) => row.secret === true && row.variables.includes(variable));
+
+/** A flag as it was given, for a process that is to see the same. */
+function flagAgain(name: string, value: unknown): readonly string[] {
+  if (value === true) return [`--${name}`];
+  return typeof value === "string" ? [`--${name}=${value}`] : [];
+}
 
 function flagsOf(command: Command, words: Parsed): Partial<Record<SettingName, string>> {
   const flags: Partial<Record<SettingName, string>> = {};
@@ -229,5 +269,6 @@ function wordsOf(words: Parsed): Words {
       return value;
     },
     isSet: (name) => words[name] === true,
+    globalFlags: () => Object.keys(GLOBAL_OPTIONS).flatMap((name) => flagAgain(name, words[name])),
   };
 }

@@ -12,11 +12,12 @@ import { EXIT_RECOVERY_MUST_STOP, exitCodeOf, InterruptedError, NotFoundError } 
 export type RecoveryState = "recovery" | "standby" | "no recovery";
 
 /**
- * @param destination  %p of restore_command, where known; its data directory is looked at before the working directory
+ * @param destinations  what may be %p of restore_command, the likeliest first; its data directory is looked at before the
+ *                      working directory
  */
-export function recoveryState(workingDirectory: string, destination?: string): RecoveryState {
+export function recoveryState(workingDirectory: string, destinations: readonly string[] = []): RecoveryState {
   const candidates = [
-    ...(destination === undefined ? [] : [dirname(dirname(resolve(workingDirectory, destination)))]),
+    ...destinations.map((destination) => dirname(dirname(resolve(workingDirectory, destination)))),
     workingDirectory,
   ];
   for (const directory of candidates) {
