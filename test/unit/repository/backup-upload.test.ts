@@ -1,12 +1,13 @@
 import { expect, test } from "bun:test";
+import { decodeContent } from "../../../src/codec/content.ts";
+import { readTar, type TarHeader } from "../../../src/codec/tar.ts";
 import { openZstd } from "../../../src/codec/zstd.ts";
-import { Failure, IntegrityError } from "../../../src/errors.ts";
 import { asLsn } from "../../../src/postgres/lsn.ts";
 import { beginBackupUpload } from "../../../src/repository/backup-upload.ts";
 import { backupKeys, partName } from "../../../src/repository/keys.ts";
 import type { Sentinel } from "../../../src/repository/sentinel.ts";
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
-import { type Fault, FaultStore } from "../../support/fault-store.ts";
+import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { recordedLog } from "../postgres/recorded-log.ts";
 
@@ -41,82 +42,58 @@ async function upload(store: ObjectStore, { log } = recordedLog()): Promise<void
   await backup.publish(SENTINEL);
 }
 
-async function keysOfCompleteBackup(): Promise<readonly string[]> {
-  const store = new MemoryObjectStore();
+const header = (name: string, sizeBytes: number): TarHeader => ({
+  name,
+  type: "file",
+  sizeBytes,
+  mode: 0o600,
+  uid: 0,
+  gid: 0,
+  modifiedAt: new Date(0),
+});
+
+test("the claim is written first and the sentinel last", async () => {
+  const store = new FaultStore(new MemoryObjectStore());
   await upload(store);
-  return store.keys;
-}
-
-test("a sentinel never stands without all that it stands for, whichever call of the store fails, before or after it took effect", async () => {
-  const counted = new FaultStore(new MemoryObjectStore());
-  await upload(counted);
-  const complete = await keysOfCompleteBackup();
-
-  for (let atCall = 1; atCall <= counted.calls.length; atCall++) {
-    for (const when of ["before", "after"] as const satisfies Fault["when"][]) {
-      const memory = new MemoryObjectStore();
-      const { log, lines } = recordedLog();
-      const faulty = new FaultStore(memory, { atCall, when });
-      const failed = await upload(faulty, { log, lines }).catch((error: unknown) => error);
-      expect(failed).toBeInstanceOf(Failure);
-      expect({ atCall, when, keys: memory.keys }).toEqual({
-        atCall,
-        when,
-        // Of a claim whose answer got lost nobody knows whose it is.
-        keys: atCall === 1 && when === "after" ? [KEYS.claim] : [],
-      });
-      expect(lines).toEqual([]);
-    }
-  }
-  expect(complete).toContain(KEYS.sentinel);
+  const written = store.calls.filter((call) => /^(putIfAbsent|upload\.complete) /.test(call));
+  expect(written.map((call) => call.slice(call.indexOf(" ") + 1))).toEqual([
+    KEYS.claim,
+    `basebackups_005/${NAME}/tar_partitions/part_001.tar.zst`,
+    KEYS.manifest,
+    KEYS.filesMetadata,
+    KEYS.metadata,
+    KEYS.sentinel,
+  ]);
 });
 
-/** Credentials that may write, and not delete. */
-class NoDeletes extends FaultStore {
-  override async delete(keys: readonly string[]): Promise<void> {
-    throw new Error(`may not delete ${keys.length} objects`);
-  }
-}
-
-test("a sentinel whose answer got lost stays with its whole backup when nothing may be deleted", async () => {
-  const counted = new FaultStore(new MemoryObjectStore());
-  await upload(counted);
-  const memory = new MemoryObjectStore();
-  const { log, lines } = recordedLog();
-  const failed = upload(new NoDeletes(memory, { atCall: counted.calls.length, when: "after" }), { log, lines });
-  await expect(failed).rejects.toThrow("planned fault");
-  expect(memory.keys).toEqual(await keysOfCompleteBackup());
-  expect(lines.join("\n")).toContain(`WARNING: could not remove the unfinished backup "${NAME}"`);
-});
-
-test("the second of two backups that start in one segment is told that the first one exists", async () => {
+test("a part is a tar archive of what was added, and its size is told", async () => {
   const store = new MemoryObjectStore();
-  await upload(store);
-  const before = store.keys;
-  const error = await upload(store).catch((reason: unknown) => reason);
-  expect(error).toBeInstanceOf(IntegrityError);
-  expect((error as Failure).message).toBe(`there is a backup "${NAME}" already`);
-  expect((error as Failure).hint).toContain("On a standby, wait for the next restartpoint.");
-  expect(store.keys).toEqual(before);
+  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, log: recordedLog().log });
+  const size = await backup.putPart(partName(1), async (part) => {
+    await part.add(header("/a", 3), [Buffer.from("abc")]);
+    await part.add(header("/b", 2), [Buffer.from("de")]);
+    expect(part.contentBytes).toBe(5);
+  });
+  const { body } = await store.get(`basebackups_005/${NAME}/tar_partitions/part_001.tar.zst`, 2 ** 20);
+  const tar = await decodeContent(body, zstd, 2 ** 20);
+  expect(size).toEqual({ contentBytes: tar.byteLength, storedBytes: body.byteLength });
+  const names: string[] = [];
+  for await (const { name } of readTar(new Blob([Buffer.from(tar)]).stream())) names.push(name);
+  expect(names).toEqual(["/a", "/b"]);
 });
 
-test("the second of two backups under one name is told that the first one was begun, and how to get rid of its rest", async () => {
+test("a part whose content cannot be read fails with that reason, and is taken back with everything else", async () => {
   const store = new MemoryObjectStore();
-  await using _first = await beginBackupUpload(NAME, CLAIM, { store, zstd, log: recordedLog().log });
-  const error = await upload(store).catch((reason: unknown) => reason);
-  expect(error).toBeInstanceOf(IntegrityError);
-  expect((error as Failure).message).toBe(`a backup with the name "${NAME}" has been begun already`);
-  expect((error as Failure).detail).toContain(KEYS.claim);
-  expect((error as Failure).hint).toContain("delete garbage --min-age 0s --confirm");
-  expect(store.keys).toEqual([KEYS.claim]);
-});
-
-test("an object of another tool under the same name is neither overwritten nor removed, not even its sentinel", async () => {
-  for (const key of [KEYS.sentinel, KEYS.metadata]) {
-    const store = new MemoryObjectStore();
-    await store.putIfAbsent(key, new TextEncoder().encode("theirs"));
-    await expect(upload(store)).rejects.toThrow(`${key} exists already`);
-    expect(store.keys).toEqual([key]);
-    expect(new TextDecoder().decode((await store.get(key, 100)).body)).toBe("theirs");
-  }
+  const unreadable = async function* () {
+    yield Buffer.alloc(10);
+    throw new Error("input/output error");
+  };
+  const put = async () => {
+    await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, log: recordedLog().log });
+    await backup.putManifest("manifest");
+    await backup.putPart(partName(1), (part) => part.add(header("/a", 20), unreadable()));
+  };
+  await expect(put()).rejects.toThrow("input/output error");
+  expect(store.keys).toEqual([]);
+  expect(await Array.fromAsync(store.listUnfinishedUploads(""))).toEqual([]);
 });
