@@ -7,7 +7,10 @@
 
 export type ObjectKey = string;
 
-/** Small texts kept beside an object: lower-case keys, ASCII values. */
+/**
+ * Small texts kept beside an object: lower-case keys, ASCII values, 2 KB in all. A directory keeps none, because a file
+ * beside a WAL segment would look like one to WAL-G: there it reads back empty, and callers must do without.
+ */
 export type ObjectMetadata = Readonly<Record<string, string>>;
 
 export interface ObjectEntry {
@@ -52,7 +55,8 @@ export interface ObjectStore extends AsyncDisposable {
 
   /**
    * Creates the object unless the key is taken. One atomic request (If-None-Match: *), so two writers cannot both
-   * get "created". Durable when it returns.
+   * get "created". Durable when it returns. "exists" says that the key is taken, not by what: callers compare the content.
+   * After a lost answer it may be the content of this very call.
    *
    * @throws StorageError  the request did not complete; the object may exist or not
    * @throws AccessError   the store refused it
