@@ -425,7 +425,7 @@ class S3Store implements ObjectStore {
         ),
 
       complete: async (UploadId, Parts) => {
-        // Ceph RGW 16 to 18 ignores If-None-Match here and overwrites (measured): asking first keeps what is there.
+        // Ceph RGW 16.2 ignores If-None-Match here and overwrites (measured): asking first keeps what is there.
         if (await this.#exists(key)) return "exists";
         const all = { ...where, ...this.#customerKey, UploadId, MultipartUpload: { Parts: [...Parts] } };
         return await this.#createOnce(key, writeId, (condition, abort) =>
@@ -571,7 +571,7 @@ class S3Store implements ObjectStore {
         text: Message,
       }));
     } catch (error) {
-      // AWS refuses key by key, Ceph RGW the whole batch.
+      // MinIO refuses key by key, Ceph RGW the whole batch (measured).
       if (answerOf(causeOf(error)).code === "AccessDenied")
         return keys.map((key) => ({ key, code: "AccessDenied", text: "" }));
       if (!isNotImplemented(error)) throw error;
