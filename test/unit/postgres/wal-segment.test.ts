@@ -109,5 +109,5 @@ test("segmentsBetween() has both ends, crosses logs, and is empty backwards", ()
 
 test("isSegmentSize() takes powers of two from 1 MiB to 1 GiB", () => {
   const taken = [0, 1, MiB / 2, MiB, 3 * MiB, 16 * MiB, 16 * MiB + 1, 1024 * MiB, 2048 * MiB, Number.NaN, -MiB];
-  expect(taken.filter((bytes) => isSegmentSize(bytes))).toEqual([MiB, 16 * MiB, 1024 * MiB]);
+  expect(taken.filter((bytes): boolean => isSegmentSize(bytes))).toEqual([MiB, 16 * MiB, 1024 * MiB]);
 });

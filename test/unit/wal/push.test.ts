@@ -1,0 +1,176 @@
+import { describe, expect, test } from "bun:test";
+import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { openZstd } from "../../../src/codec/zstd.ts";
+import { IntegrityError, InterruptedError, SourceMissingError, StorageError, UsageError } from "../../../src/errors.ts";
+import { walKey } from "../../../src/repository/keys.ts";
+import { openWalArchive } from "../../../src/repository/wal-archive.ts";
+import { openClusterIdentity } from "../../../src/wal/cluster-identity.ts";
+import { pushWal, type WalPushContext } from "../../../src/wal/push.ts";
+import { recordingLog } from "../../support/expect-log.ts";
+import { type Fault, FaultStore } from "../../support/fault-store.ts";
+import { MemoryObjectStore } from "../../support/memory-object-store.ts";
+import { temporaryDirectory } from "../../support/temporary-directory.ts";
+import { historyContent, type WalContentOptions, walContent } from "../../support/wal-content.ts";
+
+const zstd = await openZstd(3);
+const [FIRST, SECOND, THIRD] = [1, 2, 3].map((n) => `00000001000000000000000${n}`) as [string, string, string];
+
+async function setUp(fault?: Fault) {
+  const directory = await temporaryDirectory();
+  const walDirectory = join(directory.path, "pg_wal");
+  await mkdir(join(walDirectory, "archive_status"), { recursive: true });
+  const store = new MemoryObjectStore();
+  const faulty = new FaultStore(store, fault);
+  const archive = openWalArchive(faulty, async () => zstd);
+  const identity = openClusterIdentity({
+    archive,
+    location: store.location,
+    temporaryDirectory: directory.path,
+    userId: process.geteuid?.() ?? 0,
+  });
+  const { log, expectLog } = recordingLog();
+  const context: WalPushContext = { archive, identity, poolSize: 4, log };
+  return {
+    store,
+    calls: () => faulty.calls,
+    expectLog,
+    path: (name: string) => join(walDirectory, name),
+    push: (name: string, options: Partial<WalPushContext> = {}) =>
+      pushWal(join(walDirectory, name), { ...context, ...options }),
+    write: (name: string, options?: WalContentOptions) =>
+      writeFile(join(walDirectory, name), walContent(name, options)),
+    markReady: (name: string) => writeFile(join(walDirectory, "archive_status", `${name}.ready`), ""),
+    marks: async () => (await readdir(join(walDirectory, "archive_status"))).sort(),
+    [Symbol.asyncDispose]: () => directory[Symbol.asyncDispose](),
+  };
+}
+
+describe("pushWal()", () => {
+  test("archives a segment", async () => {
+    await using site = await setUp();
+    await site.write(FIRST);
+    await site.push(FIRST);
+    expect(site.store.keys).toEqual([walKey(FIRST)]);
+    site.expectLog(`INFO: archived "${FIRST}"`);
+  });
+
+  test.each([
+    ["a timeline history", "00000002.history", historyContent()],
+    ["a partial segment", `${FIRST}.partial`, walContent(FIRST)],
+    ["a backup history", `${FIRST}.00000028.backup`, Buffer.from("START WAL LOCATION: 0/1000028\n")],
+  ])("archives %s", async (_, name, content) => {
+    await using site = await setUp();
+    await writeFile(site.path(name), content);
+    await site.push(name);
+    expect(site.store.keys).toEqual([walKey(name)]);
+  });
+
+  test("succeeds again for the same content, and archives it once", async () => {
+    await using site = await setUp();
+    await site.write(FIRST);
+    await site.push(FIRST);
+    await site.push(FIRST);
+    site.expectLog(`INFO: archived "${FIRST}"`, `INFO: "${FIRST}" was already archived with the same content`);
+  });
+
+  test("refuses other content under the same name and keeps the first", async () => {
+    await using site = await setUp();
+    await site.write(FIRST, { fill: 1 });
+    await site.push(FIRST);
+    const before = await site.store.get(walKey(FIRST), 2 ** 20);
+    await site.write(FIRST, { fill: 2 });
+    await expect(site.push(FIRST)).rejects.toThrow(`"${FIRST}" is already archived with different content`);
+    expect(await site.store.get(walKey(FIRST), 2 ** 20)).toEqual(before);
+    site.expectLog(`INFO: archived "${FIRST}"`);
+  });
+
+  test("archives other segments that are marked ready, oldest first, and marks those done", async () => {
+    await using site = await setUp();
+    for (const name of [THIRD, FIRST, SECOND]) {
+      await site.write(name);
+      await site.markReady(name);
+    }
+    await writeFile(site.path("00000002.history"), historyContent());
+    await site.markReady("00000002.history");
+    await site.push(FIRST, { poolSize: 2 });
+    expect(site.store.keys).toEqual([walKey(FIRST), walKey(SECOND)]);
+    // PostgreSQL marks the one it asked for itself, and asks for histories before anything else.
+    expect(await site.marks()).toEqual([
+      `${FIRST}.ready`,
+      `${SECOND}.done`,
+      `${THIRD}.ready`,
+      "00000002.history.ready",
+    ]);
+  });
+
+  test("a waiting segment that cannot be archived is told and left to PostgreSQL", async () => {
+    await using site = await setUp();
+    for (const name of [FIRST, SECOND]) await site.write(name);
+    await site.markReady(SECOND);
+    await writeFile(site.path(SECOND), walContent(THIRD));
+    await site.push(FIRST);
+    expect(await site.marks()).toEqual([`${SECOND}.ready`]);
+    expect(site.store.keys).toEqual([walKey(FIRST)]);
+  });
+
+  test("a waiting segment that is gone says nothing: another archiver was faster", async () => {
+    await using site = await setUp();
+    for (const name of [FIRST, SECOND]) {
+      await site.write(name);
+      await site.markReady(name);
+    }
+    await rm(site.path(SECOND));
+    await site.push(FIRST);
+    site.expectLog(`INFO: archived "${FIRST}"`);
+  });
+
+  test("marks nothing done that the store did not confirm", async () => {
+    const interrupted = new InterruptedError("SIGTERM", 15);
+    for (const error of [new StorageError("time-out"), interrupted]) {
+      for (let atCall = 1; atCall <= 6; atCall++) {
+        await using site = await setUp({ atCall, when: "before", error });
+        for (const name of [FIRST, SECOND]) {
+          await site.write(name);
+          await site.markReady(name);
+        }
+        await site.push(FIRST).catch((thrown: unknown) => expect(thrown).toBe(error));
+        const done = (await site.marks()).filter((mark) => mark.endsWith(".done"));
+        if (done.length > 0) expect(site.store.keys).toContain(walKey(SECOND));
+        expect(done).not.toContain(`${FIRST}.done`);
+      }
+    }
+  });
+
+  test("one request archives a segment, once the archive is known to be this cluster's", async () => {
+    await using site = await setUp();
+    for (const name of [FIRST, SECOND, THIRD]) await site.write(name);
+    await site.push(FIRST);
+    await site.push(SECOND);
+    const before = site.calls().length;
+    await site.push(THIRD);
+    expect(site.calls().slice(before)).toEqual([`putIfAbsent ${walKey(THIRD)}`]);
+  });
+
+  test.each([
+    ["another name", "RECOVERYXLOG", UsageError, '"RECOVERYXLOG" is not the name of a WAL file'],
+    ["a file that is not there", SECOND, SourceMissingError, "could not read"],
+    ["a file that is not what its name says", THIRD, IntegrityError, `"${THIRD}" is not a valid WAL segment`],
+  ])("refuses %s, and asks nothing of the store", async (_, name, failure, message) => {
+    await using site = await setUp();
+    await writeFile(site.path(THIRD), walContent(FIRST));
+    const thrown = await site.push(name).catch((error: unknown) => error);
+    expect(thrown).toBeInstanceOf(failure);
+    expect((thrown as Error).message).toContain(message);
+    expect(site.calls()).toEqual([]);
+  });
+
+  test("works where there is no archive_status, as for a file that somebody archives by hand", async () => {
+    await using directory = await temporaryDirectory();
+    await using site = await setUp();
+    const path = join(directory.path, FIRST);
+    await writeFile(path, walContent(FIRST));
+    await site.push(join("..", "..", "..", path));
+    expect(site.store.keys).toEqual([walKey(FIRST)]);
+  });
+});
