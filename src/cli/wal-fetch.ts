@@ -1,7 +1,8 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
 import { dirname, resolve } from "node:path";
-import { Failure } from "../errors.ts";
+import { Failure, NotFoundError, StorageError } from "../errors.ts";
 import type { Command } from "./command.ts";
+import type { Repository } from "./open-repository.ts";
 
 export const walFetch: Command = {
   name: "wal-fetch",
@@ -22,13 +23,32 @@ export const walFetch: Command = {
     const destination = resolve(context.workingDirectory, words.required("destination"));
     await using repository = await openRepository(context);
     const systemIdentifier = await systemIdentifierBeside(destination);
-    await fetchWal(words.required("name"), destination, {
-      archive: repository.archive,
-      systemIdentifier,
-      log: context.log,
-    });
+    try {
+      await fetchWal(words.required("name"), destination, {
+        archive: repository.archive,
+        systemIdentifier,
+        log: context.log,
+      });
+    } catch (error) {
+      if (error instanceof NotFoundError && context.settings.filePrefix !== undefined) await checkMounted(repository);
+      throw error;
+    }
   },
 };
+
+/**
+ * What a mount point shows while nothing is mounted is an empty directory, in which every file is missing.
+ *
+ * @throws StorageError  so that absence is not taken for proved
+ */
+async function checkMounted({ store }: Repository): Promise<void> {
+  const { objects, folders } = await store.listLevel("");
+  if (objects.length + folders.length > 0) return;
+  throw new StorageError(`the repository ${store.location} is empty`, {
+    detail: "That proves nothing about the file that was asked for.",
+    hint: "Check that the file system is mounted, and that the prefix is the one that the cluster archived to.",
+  });
+}
 
 /** Of the data directory that the destination is in; undefined when it is in none. */
 async function systemIdentifierBeside(destination: string): Promise<bigint | undefined> {

@@ -3,6 +3,7 @@
  * Everything that a command could change is listed byte for byte, so that a test can say "nothing changed".
  */
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { chmod, lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { zstdCompressSync } from "node:zlib";
@@ -115,13 +116,25 @@ export class Site implements AsyncDisposable {
   /** Everything below the data directory and the repository. */
   async listing(): Promise<Listing> {
     const found: Record<string, string> = {};
-    for (const root of ["data", "repository"]) await list(join(this.directory, root), root, found);
+    for (const root of ["data", "repository"]) {
+      if (existsSync(join(this.directory, root))) await list(join(this.directory, root), root, found);
+    }
     return found;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await rm(this.directory, { recursive: true, force: true });
   }
+}
+
+/**
+ * Runs a shell script while a file system of 4 MiB, "$DISK", lies over a directory. Only the script sees it, and it goes with
+ * the script: it is mounted in a namespace of its own, for which an ordinary user becomes the root of a user namespace.
+ */
+export async function onSmallDisk(site: Site, directory: string, script: string): Promise<ProgramResult> {
+  const namespace = process.getuid?.() === 0 ? ["unshare", "--mount"] : ["unshare", "--mount", "--map-root-user"];
+  const mounted = `mount -t tmpfs -o size=4m tmpfs "$DISK" || exit 99\n${script}`;
+  return await site.run([...namespace, "/bin/bash", "-c", mounted], { env: { DISK: directory } });
 }
 
 export const compressed = (content: Uint8Array): Uint8Array => zstdCompressSync(content);
