@@ -31,6 +31,8 @@ export interface Command {
   readonly positionals: Readonly<Record<string, Positional>>;
   readonly options: Readonly<Record<string, Option>>;
   readonly examples: readonly (readonly [command: string, what: string])[];
+  /** Started by wal-b itself, and in no help. */
+  readonly isInternal?: true;
   run(words: Words, context: CommandContext): Promise<void>;
 }
 
@@ -40,6 +42,8 @@ export interface Words {
   /** The same, for a positional that is not optional. */
   required(name: string): string;
   isSet(name: string): boolean;
+  /** The flags that every command takes, as they were given. */
+  globalFlags(): readonly string[];
 }
 
 export interface CommandContext {

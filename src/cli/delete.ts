@@ -107,19 +107,23 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
       return planEverything(inventory);
     }),
 
-  async garbage(deletion) {
-    const { repository, context, acts, words } = deletion;
-    // Before anything is removed.
+  async garbage({ repository, context, acts, words }) {
     const minAge = minAgeMs(words.text("min-age"));
-    const [{ readLeftovers }, { deleteLeftovers }] = await Promise.all([
+    const [{ planGarbage }, { readInventory, readLeftovers }, { carryOut, deleteLeftovers }] = await Promise.all([
+      import("../retention/plan.ts"),
       import("../retention/inventory.ts"),
       import("../retention/delete.ts"),
     ]);
-    await deleteByPlan(deletion, async ({ planGarbage }, inventory) => planGarbage(inventory));
-    const leftovers = oldEnough(await readLeftovers(repository.store), context.now().getTime() - minAge);
-    context.output.write(describeLeftovers(leftovers));
-    if (acts)
-      await deleteLeftovers(leftovers.backups, leftovers.uploads, { store: repository.store, log: context.log });
+    const { store, archive } = repository;
+    const plan = planGarbage(await readInventory(store, archive));
+    const leftovers = oldEnough(await readLeftovers(store), context.now().getTime() - minAge);
+    const removed = [...linesOfLeftovers(leftovers), ...removedBy(plan)];
+    const none = leftovers.backups.length + leftovers.uploads.length === 0;
+    const kept = [...keptBy(plan), ...(none ? ["no unfinished backups or uploads that are old enough"] : [])];
+    context.output.write(describe([...kept, ...removed], removed.length > 0, acts));
+    if (!acts) return;
+    await deleteLeftovers(leftovers.backups, leftovers.uploads, { store, log: context.log });
+    await carryOut(plan, { store, log: context.log });
   },
 
   async "old-versions"({ repository, context, acts }) {
@@ -168,18 +172,31 @@ async function deleteByPlan(
 }
 
 function describePlan(plan: RetentionPlan, acts: boolean): string {
-  const walBytes = plan.removeWal.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-  const lines = [
-    ...plan.keep.map(({ name, because }) => `keep    ${name}  ${because}`),
-    ...plan.removeBackups.map(({ name, because }) => `remove  ${name}  ${because}`),
-    `remove  ${plan.removeWal.length} objects of the WAL archive, ${(walBytes / 2 ** 20).toFixed(1)} MiB, that no backup kept needs${rangeOf(plan)}`,
-    `keep    ${plan.keptWal} objects of the WAL archive`,
-    ...plan.foreign.slice(0, 5).map((key) => `keep    ${key}  not an archived WAL file`),
+  const removed = removedBy(plan);
+  return describe([...keptBy(plan), ...removed], removed.length > 0, acts);
+}
+
+function describe(lines: readonly string[], removes: boolean, acts: boolean): string {
+  const end = removes ? (acts ? [] : ["nothing was removed: that needs --confirm"]) : ["nothing to remove"];
+  return `${[...lines, ...end].join("\n")}\n`;
+}
+
+function keptBy({ keep, keptWal, foreign }: RetentionPlan): string[] {
+  return [
+    ...keep.map(({ name, because }) => `keep    ${name}  ${because}`),
+    `keep    ${keptWal} objects of the WAL archive`,
+    ...foreign.slice(0, 5).map((key) => `keep    ${key}  not an archived WAL file`),
   ];
-  const nothing = plan.removeBackups.length === 0 && plan.removeWal.length === 0;
-  if (nothing) lines.push("nothing to remove");
-  else if (!acts) lines.push("nothing was removed: that needs --confirm");
-  return `${lines.join("\n")}\n`;
+}
+
+function removedBy(plan: RetentionPlan): string[] {
+  const { removeBackups, removeWal } = plan;
+  const mebibytes = (removeWal.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) / 2 ** 20).toFixed(1);
+  const wal = `remove  ${removeWal.length} objects of the WAL archive, ${mebibytes} MiB, that no backup kept needs${rangeOf(plan)}`;
+  return [
+    ...removeBackups.map(({ name, because }) => `remove  ${name}  ${because}`),
+    ...(removeWal.length > 0 ? [wal] : []),
+  ];
 }
 
 function rangeOf({ removeWal }: RetentionPlan): string {
@@ -204,13 +221,12 @@ function minAgeMs(text: string | undefined): number {
   return Number(digits) * ({ s: 1000, min: 60_000, h: HOUR_MS, d: 24 * HOUR_MS }[unit] ?? 1000);
 }
 
-function describeLeftovers({ backups, uploads }: Leftovers): string {
-  const lines = [
+function linesOfLeftovers({ backups, uploads }: Leftovers): string[] {
+  return [
     ...backups.map(
       ({ name, keys, sizeBytes, lastWrite }) =>
         `remove  ${name}  unfinished: ${keys.length} objects, ${(sizeBytes / 2 ** 20).toFixed(1)} MiB, last written ${lastWrite.toISOString()}`,
     ),
     ...uploads.map(({ key, initiated }) => `abort   upload of ${key}, begun ${initiated.toISOString()}`),
   ];
-  return lines.length === 0 ? "no unfinished backups or uploads that are old enough\n" : `${lines.join("\n")}\n`;
 }

@@ -1,8 +1,10 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
 import { dirname, resolve } from "node:path";
 import { Failure, NotFoundError, StorageError } from "../errors.ts";
-import type { Command } from "./command.ts";
+import type { Command, CommandContext } from "./command.ts";
 import type { Repository } from "./open-repository.ts";
+import { prefetcherFor } from "./prefetcher.ts";
+import { recoveryState } from "./recovery.ts";
 
 export const walFetch: Command = {
   name: "wal-fetch",
@@ -11,20 +13,37 @@ export const walFetch: Command = {
     "Puts the archived file NAME at DESTINATION, verified. Exits 74 only when the store proved that the file is not there. Any other failure exits 200 while recovery.signal is in the data directory, so that PostgreSQL stops instead of ending recovery early, and 69 under standby.signal, so that a standby asks again.",
   positionals: { name: { help: "%f of restore_command" }, destination: { help: "%p of restore_command" } },
   options: {
-    prefetch: { alias: "p", kind: "text", value: "N", help: "segments to keep ready ahead of recovery" },
+    prefetch: {
+      alias: "p",
+      kind: "text",
+      value: "N",
+      setting: "prefetchCount",
+      help: "segments to keep ready ahead of recovery",
+    },
   },
   examples: [["restore_command = 'envdir /etc/wal-e.d/env wal-b wal-fetch %f %p'", "in postgresql.conf"]],
 
   async run(words, context) {
+    const [name, destination] = [
+      words.required("name"),
+      resolve(context.workingDirectory, words.required("destination")),
+    ];
+    const prefetcher = prefetcherFor(name, destination, words, context);
+    // A hit loads neither the store nor the codec.
+    if ((await prefetcher?.take()) === "taken") {
+      context.log.info(`restored "${name}" from the archive, prefetched`);
+      await prefetcher?.advance();
+      return;
+    }
+
     const [{ openRepository }, { fetchWal }] = await Promise.all([
       import("./open-repository.ts"),
       import("../wal/fetch.ts"),
     ]);
-    const destination = resolve(context.workingDirectory, words.required("destination"));
-    await using repository = await openRepository(context);
+    await using repository = await openRepository(withDeadline(context, destination));
     const systemIdentifier = await systemIdentifierBeside(destination);
     try {
-      await fetchWal(words.required("name"), destination, {
+      await fetchWal(name, destination, {
         archive: repository.archive,
         systemIdentifier,
         log: context.log,
@@ -33,8 +52,21 @@ export const walFetch: Command = {
       if (error instanceof NotFoundError && context.settings.filePrefix !== undefined) await checkMounted(repository);
       throw error;
     }
+    await prefetcher?.advance();
   },
 };
+
+/** Giving up stops a recovery, and costs a standby a few seconds until it asks again. */
+function withDeadline(context: CommandContext, destination: string): CommandContext {
+  const { retryDeadlineMs, recoveryRetryDeadlineMs, standbyRetryDeadlineMs } = context.settings;
+  const deadlines = {
+    recovery: recoveryRetryDeadlineMs,
+    standby: standbyRetryDeadlineMs,
+    "no recovery": retryDeadlineMs,
+  };
+  const deadline = deadlines[recoveryState(context.workingDirectory, [destination])];
+  return { ...context, settings: { ...context.settings, retryDeadlineMs: deadline } };
+}
 
 /**
  * What a mount point shows while nothing is mounted is an empty directory, in which every file is missing.

@@ -126,6 +126,32 @@ export const SETTINGS = {
     max: 30 * MINUTE,
   }),
 
+  recoveryRetryDeadlineMs: duration({
+    name: "RECOVERY_RETRY_DEADLINE",
+    help: "wal-fetch in recovery: the same; giving up stops the server, so it is long",
+    initial: 10 * MINUTE,
+    min: 0,
+    max: 24 * HOUR,
+  }),
+  standbyRetryDeadlineMs: duration({
+    name: "STANDBY_RETRY_DEADLINE",
+    help: "wal-fetch on a standby: the same; a standby asks again by itself and has streaming to go on with, so it is short",
+    initial: 10 * SECOND,
+    min: 0,
+    max: 24 * HOUR,
+  }),
+  prefetchCount: integer({
+    name: "PREFETCH",
+    help: "wal-fetch: segments kept ready ahead of recovery; 0 for none",
+    initial: 8,
+    min: 0,
+    max: 256,
+  }),
+  prefetchDirectory: text({
+    name: "PREFETCH_DIR",
+    help: "wal-fetch: where they are kept; .wal-b in pg_wal if not set",
+  }),
+
   walPushPoolSize: integer({
     name: "WAL_PUSH_CONCURRENCY",
     flag: "pool-size",
