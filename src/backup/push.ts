@@ -160,15 +160,18 @@ async function waitForWalBefore(
     return false;
   };
   if (await isArchived()) return;
-  const { archived } = await readArchiverStatus(connection);
-  if (archived === undefined || archived.wal < before.name || (await isArchived()))
-    return waitForWal(before, before, wait);
-
-  await switchWal(connection);
+  const saysItHas = async ({ name }: WalSegment) => {
+    const { archived } = await readArchiverStatus(connection);
+    return archived !== undefined && archived.wal >= name;
+  };
+  const mayBeDeleted = (await saysItHas(before)) && !(await isArchived());
+  if (mayBeDeleted) await switchWal(connection);
+  const awaited = mayBeDeleted ? session.startSegment : before;
   try {
-    await waitForWal(session.startSegment, session.startSegment, wait);
+    await waitForWal(awaited, awaited, wait);
   } catch (error) {
-    if (error instanceof PostgresError) throw archivesElsewhere(session.startSegment, wait, error);
+    if (error instanceof PostgresError && !wait.signal.aborted && (await saysItHas(awaited)))
+      throw archivesElsewhere(awaited, wait, error);
     throw error;
   }
 }
