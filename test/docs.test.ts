@@ -1,0 +1,125 @@
+/** Documents that are made from the program: settings, exit codes, and what its commands say of themselves. */
+import { test } from "bun:test";
+import { COMMANDS, runProgram } from "../src/cli/program.ts";
+import { SETTINGS } from "../src/config/settings.ts";
+import { EXIT_CODES, EXIT_RECOVERY_MUST_STOP } from "../src/errors.ts";
+import { expectGolden } from "./support/golden.ts";
+
+const MADE_BY = "<!-- Made by UPDATE_GOLDEN=1 bun test test/docs.test.ts; do not edit. -->\n";
+
+test("docs/settings.md has every setting", () => {
+  const rows = Object.values(SETTINGS).map((row) => {
+    const [first = "", ...others] = row.variables;
+    const flag = row.flag === undefined ? "" : `\`--${row.flag}\``;
+    return `| \`${first}\` | ${flag} | ${cell(row.help)}${"secret" in row && row.secret ? " (secret)" : ""} | ${cell(row.allowed)} | ${row.initialText ?? ""} | ${others.map((name) => `\`${name}\``).join(" ")} |`;
+  });
+  expectGolden(
+    "docs/settings.md",
+    `# Settings
+
+${MADE_BY}
+A flag beats every variable. Then the variable of the first column counts, then those of the last column, in their order. An empty
+variable is as good as none. What is wrong is an error that names the variable, what was found and what is allowed; so is a
+\`WALB_\` variable that is not listed here. Sizes take \`kB\`, \`MB\` and \`GB\`, which are powers of 1024 as in postgresql.conf; times take
+\`ms\`, \`s\`, \`min\` and \`h\`, and a bare number is seconds. Which command takes which flag: \`wal-b COMMAND --help\`.
+
+| variable | flag | what for | allowed | if not set | also read from |
+| --- | --- | --- | --- | --- | --- |
+${rows.join("\n")}
+`,
+  );
+});
+
+/** What PostgreSQL's archiver and recovery make of a command's end. */
+function postgresqlMakesOf(code: number): {
+  readonly archiving: string;
+  readonly recovery: string;
+  readonly standby: string;
+} {
+  if (code === 0)
+    return {
+      archiving: "marks the file done and may recycle it",
+      recovery: "replays the file",
+      standby: "replays the file",
+    };
+  if (code === EXIT_RECOVERY_MUST_STOP)
+    return {
+      archiving: "never used there",
+      recovery: "stops; started again, it goes on from there",
+      standby: "never used there",
+    };
+  if (code === 74) {
+    return {
+      archiving: "tries again, and counts it in pg_stat_archiver",
+      recovery: "takes it for the end of WAL: ends recovery there",
+      standby: "asks again",
+    };
+  }
+  return {
+    archiving: "tries again, and counts it in pg_stat_archiver",
+    recovery: `never sees it: wal-fetch ends with ${EXIT_RECOVERY_MUST_STOP}`,
+    standby: "asks again",
+  };
+}
+
+test("docs/exit-codes.md has every exit code, and what PostgreSQL makes of it", () => {
+  const rows = EXIT_CODES.map(({ code, name, meaning }) => {
+    const { archiving, recovery, standby } = postgresqlMakesOf(code);
+    return `| ${code} | ${name} | ${meaning} | ${archiving} | ${recovery} | ${standby} |`;
+  });
+  expectGolden(
+    "docs/exit-codes.md",
+    `# Exit codes
+
+${MADE_BY}
+| code | name | meaning | as archive_command | as restore_command under recovery.signal | under standby.signal |
+| --- | --- | --- | --- | --- | --- |
+${rows.join("\n")}
+| 128 + n | signal n | a signal ended it, such as 143 for SIGTERM | ends the archiver process, which is started again; not counted | 143: the server shuts down; any other: it stops | the server shuts down |
+
+1 is never used: it is what a runtime ends with when something escapes, and PostgreSQL would take it for the end of WAL.
+
+## Why wal-fetch has two codes for one failure
+
+PostgreSQL takes any code from 1 to 125 of restore_command as "there is no such file". Under \`recovery.signal\` without a target it then
+promotes, and everything after that point is lost; with a target it stops with "recovery ended before configured recovery target was
+reached". Above 125 it stops and can be started again. A standby is the other way round: it asks again after 1 to 125, and shuts down
+on anything above. So a failure that proves nothing ends with ${EXIT_RECOVERY_MUST_STOP} in recovery, and with its usual code on a standby and elsewhere.
+
+Measured on PostgreSQL 15, with a later segment in the archive:
+
+| restore_command ends with | recovery.signal, no target | recovery.signal and a time as target | standby.signal |
+| --- | --- | --- | --- |
+| 0, and no file | promotes: data is lost | FATAL, target not reached | asks again |
+| 0, and a file of the wrong size | FATAL | FATAL | asks again when short, shuts down when long |
+| 1, 100, 125 | promotes: data is lost | FATAL, target not reached | asks again |
+| 126, 127, 200, killed by signal 9 | FATAL; started again, it goes on | FATAL | shuts down |
+| 143, or SIGTERM | shuts down without FATAL | shuts down | shuts down |
+
+Sources: RestoreArchivedFile() in xlogarchive.c and wait_result_is_any_signal() in wait_error.c; for archive_command, pgarch_archiveXlog() in
+pgarch.c and shell_archive_file() in shell_archive.c.
+`,
+  );
+});
+
+test("the program and each command tell what they do", async () => {
+  expectGolden("test/golden/help.txt", await outputOf(["--help"]));
+  for (const { name } of COMMANDS) expectGolden(`test/golden/help-${name}.txt`, await outputOf([name, "--help"]));
+});
+
+async function outputOf(argv: readonly string[]): Promise<string> {
+  const output: string[] = [];
+  await runProgram(argv, {
+    env: {},
+    workingDirectory: "/",
+    signal: new AbortController().signal,
+    now: () => new Date(0),
+    output: { isTerminal: false, write: (text) => output.push(text) },
+    writeLog: (record) => {
+      throw new Error(record);
+    },
+  });
+  return output.join("");
+}
+
+const cell = (text: string) => text.replaceAll("|", "\\|");
