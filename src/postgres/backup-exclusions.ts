@@ -48,13 +48,14 @@ export const isEmptiedDirectory = (path: string): boolean => EMPTIED_DIRECTORIES
 
 /**
  * Filters one directory. Takes all of its names at once, because a relation is unlogged when one of its files has the
- * fork "init": then that fork alone is kept, from which the server makes the others.
+ * fork "init": then that fork alone is kept, from which recovery makes the others (ResetUnloggedRelations() in reinit.c). A
+ * copy of a stopped server may start without recovery, and then needs them all.
  *
  * @param directory  relative to the data directory, "" for itself
  */
-export function namesToBackUp(directory: string, names: readonly string[]): string[] {
+export function namesToBackUp(directory: string, names: readonly string[], server: "running" | "stopped"): string[] {
   const isDatabase = isDatabaseDirectory(directory);
-  const unlogged = isDatabase ? unloggedRelations(names) : undefined;
+  const unlogged = isDatabase && server === "running" ? unloggedRelations(names) : undefined;
 
   return names.filter((name) => {
     if (LEFT_OUT_ANYWHERE.has(name) || name.startsWith("pgsql_tmp") || name.startsWith("pg_internal.init"))

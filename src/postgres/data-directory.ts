@@ -19,7 +19,7 @@ import { type DataEntry, EXACT, type Found, factsOf, fileEntry, folderEntry, ifT
 export interface WalkOptions {
   /** "PG_15_202209061", see `tablespaceVersionDirectory`: other directories in a tablespace are other servers'. */
   readonly versionDirectory: string;
-  /** "exclude": pg_wal is an empty directory, its content comes from the archive. "include": of a stopped server. */
+  /** "exclude": pg_wal is an empty directory, its content comes from the archive. "include": of a stopped server, as are unlogged tables. */
   readonly wal: "exclude" | "include";
   readonly log: Log;
 }
@@ -79,7 +79,8 @@ class Walk {
 
   async *#children(place: Place): AsyncGenerator<Found> {
     const all = await ifThere(place.absolutePath, (path) => readdir(path));
-    const names = namesToBackUp(place.path, all ?? []).sort(byBytes);
+    const server = this.#options.wal === "exclude" ? "running" : "stopped";
+    const names = namesToBackUp(place.path, all ?? [], server).sort(byBytes);
     for (let start = 0; start < names.length; start += LOOK_AT_ONCE) {
       const batch = names.slice(start, start + LOOK_AT_ONCE);
       for (const found of await Promise.all(batch.map((name) => lookAt(place, name)))) if (found) yield found;
