@@ -114,6 +114,7 @@ async function outputOf(argv: readonly string[]): Promise<string> {
     workingDirectory: "/",
     signal: new AbortController().signal,
     now: () => new Date(0),
+    adoptVariables: () => {},
     output: { isTerminal: false, write: (text) => output.push(text) },
     writeLog: (record) => {
       throw new Error(record);
