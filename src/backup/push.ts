@@ -21,6 +21,7 @@ import { segmentAt, segmentBefore, segmentNumber, type WalSegment } from "../pos
 import { beginBackupUpload } from "../repository/backup-upload.ts";
 import { FilesMetadataWriter } from "../repository/files-metadata.ts";
 import { BACKUP_LABEL_PART, backupNameOf } from "../repository/keys.ts";
+import type { OverwriteProof } from "../repository/overwrite-proof.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
@@ -40,6 +41,7 @@ import { type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
 export interface BackupPushContext {
   readonly store: ObjectStore;
   readonly archive: WalArchive;
+  readonly proof: OverwriteProof;
   readonly zstd: Zstd;
   readonly limits: PackLimits;
   readonly archiveTimeoutMs: number;

@@ -70,13 +70,14 @@ async function pushOffline(words: Words, context: CommandContext) {
 }
 
 async function pushContext(
-  { store, archive, zstd }: import("./open-repository.ts").Repository,
+  { store, archive, proof, zstd }: import("./open-repository.ts").Repository,
   words: Words,
   { settings, log, signal, now }: CommandContext,
 ) {
   return {
     store,
     archive,
+    proof,
     zstd: await zstd(),
     limits: { partsAtOnce: settings.uploadConcurrency, partContentBytes: settings.tarSizeThresholdBytes },
     archiveTimeoutMs: settings.archiveTimeoutMs,

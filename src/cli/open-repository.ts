@@ -1,8 +1,16 @@
 /** Settings → store → repository: the one place that wires objects together, and loads what only some commands need. */
 import { tmpdir } from "node:os";
 import { openZstd, type Zstd } from "../codec/zstd.ts";
+import type { Settings } from "../config/settings.ts";
+import {
+  NO_PROOF_NEEDED,
+  type OverwriteProof,
+  openOverwriteProof,
+  recallConditionalWrites,
+} from "../repository/overwrite-proof.ts";
 import { openWalArchive, type WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
+import { type HostMemory, openHostMemory } from "../system/host-memory.ts";
 import { type ClusterIdentity, openClusterIdentity } from "../wal/cluster-identity.ts";
 import type { CommandContext } from "./command.ts";
 import { parseCustomerKey, parseEndpoint, parsePrefix } from "./prefix.ts";
@@ -11,36 +19,59 @@ export interface Repository extends AsyncDisposable {
   readonly store: ObjectStore;
   readonly archive: WalArchive;
   readonly identity: ClusterIdentity;
+  readonly proof: OverwriteProof;
   readonly zstd: () => Promise<Zstd>;
 }
 
 /** @throws UsageError  no prefix, two prefixes, a malformed one, or settings that contradict each other */
 export async function openRepository(context: CommandContext): Promise<Repository> {
-  const store = await openStore(context);
+  const memory = openHostMemory(tmpdir(), process.geteuid?.() ?? 0);
+  const { store, proof } = await openStore(context, memory);
   let opened: Promise<Zstd> | undefined;
   const zstd = () => {
     opened ??= openZstd(context.settings.compressionLevel);
     return opened;
   };
   const archive = openWalArchive(store, zstd);
-  const identity = openClusterIdentity({
-    archive,
-    location: store.location,
-    temporaryDirectory: tmpdir(),
-    userId: process.geteuid?.() ?? 0,
-  });
-  return { store, archive, identity, zstd, [Symbol.asyncDispose]: () => store[Symbol.asyncDispose]() };
+  const location = whereabouts(store.location, context.settings);
+  const identity = openClusterIdentity({ archive, location: store.location, remembered: location, memory });
+  return { store, archive, identity, proof, zstd, [Symbol.asyncDispose]: () => store[Symbol.asyncDispose]() };
 }
 
-async function openStore({ settings, signal, log }: CommandContext): Promise<ObjectStore> {
+/** Two services may have buckets of one name. */
+const whereabouts = (location: string, { endpoint }: Settings) =>
+  `${location} at ${endpoint ?? "the default endpoint"}`;
+
+async function openStore(
+  { settings, signal, log }: CommandContext,
+  memory: HostMemory,
+): Promise<Pick<Repository, "store" | "proof">> {
   const prefix = parsePrefix(settings);
   if (prefix.kind === "directory") {
     const { openDirectoryStore } = await import("../storage/directory.ts");
-    return openDirectoryStore({ directory: prefix.directory, signal });
+    return { store: await openDirectoryStore({ directory: prefix.directory, signal }), proof: NO_PROOF_NEEDED };
   }
 
   const { openS3Store } = await import("../storage/s3.ts");
   const { endpoint, forcePathStyle } = parseEndpoint(settings);
   const customerKey = parseCustomerKey(settings.customerKey);
-  return openS3Store({ ...settings, ...prefix, endpoint, forcePathStyle, customerKey, signal, log });
+  const question = `conditional writes in ${whereabouts(prefix.bucket, settings)}`;
+  const known =
+    settings.conditionalWrites === "detect"
+      ? await recallConditionalWrites({ memory, question })
+      : settings.conditionalWrites;
+  const conditionalWrites = known ?? "require";
+  const store = await openS3Store({
+    ...settings,
+    ...prefix,
+    conditionalWrites,
+    endpoint,
+    forcePathStyle,
+    customerKey,
+    signal,
+    log,
+  });
+  const proof =
+    known === undefined ? openOverwriteProof({ location: store.location, question, memory, log }) : NO_PROOF_NEEDED;
+  return { store, proof };
 }

@@ -28,6 +28,7 @@ export const walPush: Command = {
     await pushWal(words.required("path"), {
       archive: repository.archive,
       identity: repository.identity,
+      proof: repository.proof,
       poolSize,
       log: context.log,
     });

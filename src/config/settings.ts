@@ -91,10 +91,10 @@ export const SETTINGS = {
     secret: true,
     help: "customer key for server-side encryption: 32 bytes, as they are or in base64",
   }),
-  conditionalWrites: choice(["require", "emulate"] as const, {
+  conditionalWrites: choice(["detect", "require", "emulate"] as const, {
     name: "S3_CONDITIONAL_WRITES",
-    help: "require: never overwrite, by one atomic request; emulate: look first, for services without If-None-Match",
-    initial: "require",
+    help: "how nothing is ever overwritten. require: one atomic request; emulate: look first, for services without If-None-Match; detect: require, and emulate where a trial shows that the service ignores it",
+    initial: "detect",
   }),
   partSizeBytes: bytes({
     name: "S3_MAX_PART_SIZE",

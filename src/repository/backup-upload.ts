@@ -12,6 +12,7 @@ import type { ObjectKey, ObjectStore, ObjectUpload } from "../storage/object-sto
 import type { Log } from "../system/log.ts";
 import { formatJson } from "./json.ts";
 import { backupKeys, partKey } from "./keys.ts";
+import type { OverwriteProof } from "./overwrite-proof.ts";
 import { encodeMetadata, encodeSentinel, type Sentinel } from "./sentinel.ts";
 
 /** Who is making a backup: kept beside it, so that a second one under the same name is refused on every host. */
@@ -25,6 +26,7 @@ export interface BackupClaim {
 export interface BackupUploadContext {
   readonly store: ObjectStore;
   readonly zstd: Zstd;
+  readonly proof: OverwriteProof;
   readonly log: Log;
 }
 
@@ -87,11 +89,12 @@ export class BackupUpload implements AsyncDisposable {
   }
 
   async claim(claim: BackupClaim): Promise<void> {
-    const { store } = this.#context;
+    const { store, proof } = this.#context;
     const key = backupKeys(this.name).claim;
-    if ((await store.putIfAbsent(key, new TextEncoder().encode(formatJson(claim)))) === "exists")
-      throw await this.#nameIsTaken(key);
+    const put = () => store.putIfAbsent(key, new TextEncoder().encode(formatJson(claim)));
+    if ((await put()) === "exists") throw await this.#nameIsTaken(key);
     this.#written.push(key);
+    await proof.prove(put);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

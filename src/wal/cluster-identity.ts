@@ -5,11 +5,10 @@
  * The archive's owner is in what it holds already: the first segment in it states a system identifier. Looking costs two
  * requests, so a positive answer is remembered on this host; archiving a segment costs one request from then on.
  */
-import { lstat, mkdir, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
+import type { HostMemory } from "../system/host-memory.ts";
 
 export interface ClusterIdentity {
   /** @throws IntegrityError  the archive holds another cluster's WAL; both identifiers are named */
@@ -18,11 +17,11 @@ export interface ClusterIdentity {
 
 export interface ClusterIdentityContext {
   readonly archive: WalArchive;
-  /** Where the repository is, for the message and for what is remembered. */
+  /** Where the repository is, for the message. */
   readonly location: string;
-  readonly temporaryDirectory: string;
-  /** The account's number, so that nobody else's memory is trusted. */
-  readonly userId: number;
+  /** Names the repository in the host's memory. */
+  readonly remembered: string;
+  readonly memory: HostMemory;
 }
 
 export function openClusterIdentity(context: ClusterIdentityContext): ClusterIdentity {
@@ -40,16 +39,10 @@ export function openClusterIdentity(context: ClusterIdentityContext): ClusterIde
 
 async function checkOnce(
   systemIdentifier: bigint,
-  { archive, location, temporaryDirectory, userId }: ClusterIdentityContext,
+  { archive, location, remembered, memory }: ClusterIdentityContext,
 ): Promise<void> {
-  const memory = join(temporaryDirectory, `wal-b-${userId}`);
-  const mark = join(
-    memory,
-    `archive-${new Bun.CryptoHasher("sha256").update(`${location}\n${systemIdentifier}`).digest("hex").slice(0, 32)}`,
-  );
-  if (await isOurs(memory, userId)) {
-    if (await exists(mark)) return;
-  }
+  const question = `whose archive is ${remembered}`;
+  if ((await memory.recall(question)) === String(systemIdentifier)) return;
 
   const owner = await ownerOf(archive);
   if (owner === undefined) return;
@@ -59,7 +52,7 @@ async function checkOnce(
       hint: "Give each cluster a prefix of its own. After pg_upgrade or initdb the cluster is a new one: archive it to a new prefix and take a base backup.",
     });
   }
-  await remember(memory, mark, userId);
+  await memory.remember(question, String(systemIdentifier));
 }
 
 async function ownerOf(
@@ -82,21 +75,3 @@ async function ownerOf(
 
 /** Segments that are read in vain before nobody is taken for the owner. */
 const MAX_LOOKS = 5;
-
-/** Forgetting is harmless: the next run asks the archive again. */
-async function remember(memory: string, mark: string, userId: number): Promise<void> {
-  try {
-    await mkdir(memory, { recursive: true, mode: 0o700 });
-    if (await isOurs(memory, userId)) await writeFile(mark, "", { mode: 0o600 });
-  } catch {
-    // A full or read-only temporary directory costs two requests a run and nothing else.
-  }
-}
-
-async function isOurs(directory: string, userId: number): Promise<boolean> {
-  // A link in the temporary directory may be anybody's.
-  const found = await lstat(directory).catch(() => undefined);
-  return found?.isDirectory() === true && found.uid === userId && (found.mode & 0o022) === 0;
-}
-
-const exists = async (path: string) => (await stat(path).catch(() => undefined)) !== undefined;

@@ -10,6 +10,7 @@ import { basename, dirname, join } from "node:path";
 import { IntegrityError, InterruptedError, reasonOf, SourceMissingError, systemCodeOf, UsageError } from "../errors.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
 import { parseWalFile, type WalFile } from "../postgres/wal-segment.ts";
+import type { OverwriteProof } from "../repository/overwrite-proof.ts";
 import { checkWalContent, type PreparedWal, type WalArchive } from "../repository/wal-archive.ts";
 import { ByteBudget } from "../system/byte-budget.ts";
 import type { Log } from "../system/log.ts";
@@ -19,6 +20,7 @@ import type { ClusterIdentity } from "./cluster-identity.ts";
 export interface WalPushContext {
   readonly archive: WalArchive;
   readonly identity: ClusterIdentity;
+  readonly proof: OverwriteProof;
   /** Files archived at once, the requested one included; also the most that one run archives. */
   readonly poolSize: number;
   readonly log: Log;
@@ -58,12 +60,16 @@ interface Place {
   readonly memory: ByteBudget;
 }
 
-async function archive({ path, file, memory }: Place, { archive, identity, log }: WalPushContext): Promise<void> {
+async function archive(
+  { path, file, memory }: Place,
+  { archive, identity, proof, log }: WalPushContext,
+): Promise<void> {
   using lease = await memory.take(2 * (await sizeOf(path)));
   const prepared = await readAndPrepare(path, file, { archive, identity });
   lease.shrinkTo(prepared.body.byteLength);
 
   if ((await archive.putIfAbsent(prepared)) === "created") {
+    await proof.prove(() => archive.putIfAbsent(prepared));
     log.info(`archived "${file.name}"`);
     return;
   }

@@ -5,6 +5,7 @@ import { Failure, IntegrityError } from "../../../src/errors.ts";
 import { asLsn } from "../../../src/postgres/lsn.ts";
 import { beginBackupUpload } from "../../../src/repository/backup-upload.ts";
 import { backupKeys, partName } from "../../../src/repository/keys.ts";
+import { NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
 import type { Sentinel } from "../../../src/repository/sentinel.ts";
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
 import { type Fault, FaultStore } from "../../support/fault-store.ts";
@@ -35,7 +36,7 @@ const zstd = await openZstd(3);
 
 /** A whole backup of one part. */
 async function upload(store: ObjectStore, { log } = recordedLog()): Promise<void> {
-  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, log });
+  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, proof: NO_PROOF_NEEDED, log });
   await backup.putPart(partName(1), async () => {});
   await backup.putManifest("manifest");
   await backup.putFilesMetadata(new TextEncoder().encode("{}"));
@@ -103,7 +104,12 @@ test("the second of two backups that start in one segment is told that the first
 
 test("the second of two backups under one name is told that the first one was begun, and how to get rid of its rest", async () => {
   const store = new MemoryObjectStore();
-  await using _first = await beginBackupUpload(NAME, CLAIM, { store, zstd, log: recordedLog().log });
+  await using _first = await beginBackupUpload(NAME, CLAIM, {
+    store,
+    zstd,
+    proof: NO_PROOF_NEEDED,
+    log: recordedLog().log,
+  });
   const error = await upload(store).catch((reason: unknown) => reason);
   expect(error).toBeInstanceOf(IntegrityError);
   expect((error as Failure).message).toBe(`a backup with the name "${NAME}" has been begun already`);

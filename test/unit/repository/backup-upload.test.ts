@@ -5,6 +5,7 @@ import { openZstd } from "../../../src/codec/zstd.ts";
 import { asLsn } from "../../../src/postgres/lsn.ts";
 import { beginBackupUpload } from "../../../src/repository/backup-upload.ts";
 import { backupKeys, partName } from "../../../src/repository/keys.ts";
+import { NO_PROOF_NEEDED, NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
 import type { Sentinel } from "../../../src/repository/sentinel.ts";
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
 import { FaultStore } from "../../support/fault-store.ts";
@@ -35,7 +36,7 @@ const zstd = await openZstd(3);
 
 /** A whole backup of one part. */
 async function upload(store: ObjectStore, { log } = recordedLog()): Promise<void> {
-  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, log });
+  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, proof: NO_PROOF_NEEDED, log });
   await backup.putPart(partName(1), async () => {});
   await backup.putManifest("manifest");
   await backup.putFilesMetadata(new TextEncoder().encode("{}"));
@@ -68,7 +69,12 @@ test("the claim is written first and the sentinel last", async () => {
 
 test("a part is a tar archive of what was added, and its size is told", async () => {
   const store = new MemoryObjectStore();
-  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, log: recordedLog().log });
+  await using backup = await beginBackupUpload(NAME, CLAIM, {
+    store,
+    zstd,
+    proof: NO_PROOF_NEEDED,
+    log: recordedLog().log,
+  });
   const size = await backup.putPart(partName(1), async (part) => {
     await part.add(header("/a", 3), [Buffer.from("abc")]);
     await part.add(header("/b", 2), [Buffer.from("de")]);
@@ -89,7 +95,12 @@ test("a part whose content cannot be read fails with that reason, and is taken b
     throw new Error("input/output error");
   };
   const put = async () => {
-    await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, log: recordedLog().log });
+    await using backup = await beginBackupUpload(NAME, CLAIM, {
+      store,
+      zstd,
+      proof: NO_PROOF_NEEDED,
+      log: recordedLog().log,
+    });
     await backup.putManifest("manifest");
     await backup.putPart(partName(1), (part) => part.add(header("/a", 20), unreadable()));
   };

@@ -6,6 +6,7 @@ import { IntegrityError, StorageError } from "../../../src/errors.ts";
 import { parseWalFile, type WalFile } from "../../../src/postgres/wal-segment.ts";
 import { walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
+import { openHostMemory, openHostMemory } from "../../../src/system/host-memory.ts";
 import { openClusterIdentity } from "../../../src/wal/cluster-identity.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
@@ -29,12 +30,8 @@ async function setUp() {
   const check = async (systemIdentifier: bigint, error?: Error): Promise<number> => {
     const asked = new FaultStore(store, error && { atCall: 1, when: "before", error });
     const archive = openWalArchive(asked, async () => zstd);
-    const identity = openClusterIdentity({
-      archive,
-      location: store.location,
-      temporaryDirectory: directory.path,
-      userId,
-    });
+    const memory = openHostMemory(directory.path, userId);
+    const identity = openClusterIdentity({ archive, location: store.location, remembered: store.location, memory });
     await Promise.all([identity.check(systemIdentifier), identity.check(systemIdentifier)]);
     return asked.calls.length;
   };

@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { openZstd } from "../../../src/codec/zstd.ts";
 import { IntegrityError, InterruptedError, SourceMissingError, StorageError, UsageError } from "../../../src/errors.ts";
 import { walKey } from "../../../src/repository/keys.ts";
+import { NO_PROOF_NEEDED, NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
+import { openHostMemory, openHostMemory } from "../../../src/system/host-memory.ts";
 import { openClusterIdentity } from "../../../src/wal/cluster-identity.ts";
 import { pushWal, type WalPushContext } from "../../../src/wal/push.ts";
 import { recordingLog } from "../../support/expect-log.ts";
@@ -23,14 +25,10 @@ async function setUp(fault?: Fault) {
   const store = new MemoryObjectStore();
   const faulty = new FaultStore(store, fault);
   const archive = openWalArchive(faulty, async () => zstd);
-  const identity = openClusterIdentity({
-    archive,
-    location: store.location,
-    temporaryDirectory: directory.path,
-    userId: process.geteuid?.() ?? 0,
-  });
+  const memory = openHostMemory(directory.path, process.geteuid?.() ?? 0);
+  const identity = openClusterIdentity({ archive, location: store.location, remembered: store.location, memory });
   const { log, expectLog } = recordingLog();
-  const context: WalPushContext = { archive, identity, poolSize: 4, log };
+  const context: WalPushContext = { archive, identity, proof: NO_PROOF_NEEDED, poolSize: 4, log };
   return {
     store,
     calls: () => faulty.calls,
