@@ -6,6 +6,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { ordinaryAccount } from "../support/account.ts";
 import { baseEnvironment } from "../support/run-program.ts";
+import { s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
 import { onSmallDisk, Site } from "../support/site.ts";
 import { historyContent, MiB, walContent } from "../support/wal-content.ts";
 
@@ -272,6 +273,24 @@ describe("ends before the end", () => {
     expect(result.stderr).toStartWith("wal-b: ERROR: could not");
     expect(result.stderr).toContain(`HINT: Check that http://127.0.0.1:${port} can be reached from this machine.\n`);
     expect(performance.now() - start).toBeLessThan(6000);
+  });
+
+  test.each([
+    ["AuthorizationHeaderMalformed", 400],
+    ["PermanentRedirect", 301],
+  ])("a bucket of another region (%s): told at once, with the setting that is right", async (code, status) => {
+    await using site = await Site.create();
+    await site.segment(A);
+    await using s3 = await startScriptedS3(() => s3Error(status, code, { "x-amz-bucket-region": "eu-central-1" }));
+    const env = { ...s3Env(0), WALB_FILE_PREFIX: undefined, AWS_ENDPOINT_URL: s3.endpoint };
+    const before = await site.listing();
+    const result = await site.walb(["wal-push", `pg_wal/${A}`], { env });
+    expect(result.exitCode).toBe(64);
+    expect(result.stderr).toMatch(
+      /^wal-b: ERROR: could not \w+ "s3:\/\/bucket\/path\/wal_005\/.*"\n {2}DETAIL: S3 answered \d+ .*\n {2}HINT: Set AWS_REGION=eu-central-1, where the bucket "bucket" is\.\n$/,
+    );
+    expect(s3.requests).toHaveLength(1);
+    expect(await site.listing()).toEqual(before);
   });
 
   async function portNobodyListensAt(): Promise<number> {
