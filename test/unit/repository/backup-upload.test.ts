@@ -5,7 +5,7 @@ import { openZstd } from "../../../src/codec/zstd.ts";
 import { asLsn } from "../../../src/postgres/lsn.ts";
 import { beginBackupUpload } from "../../../src/repository/backup-upload.ts";
 import { backupKeys, partName } from "../../../src/repository/keys.ts";
-import { NO_PROOF_NEEDED, NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
+import { NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
 import type { Sentinel } from "../../../src/repository/sentinel.ts";
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
 import { FaultStore } from "../../support/fault-store.ts";

@@ -6,7 +6,7 @@ import { IntegrityError, StorageError } from "../../../src/errors.ts";
 import { parseWalFile, type WalFile } from "../../../src/postgres/wal-segment.ts";
 import { walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
-import { openHostMemory, openHostMemory } from "../../../src/system/host-memory.ts";
+import { openHostMemory } from "../../../src/system/host-memory.ts";
 import { openClusterIdentity } from "../../../src/wal/cluster-identity.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
