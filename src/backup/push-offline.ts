@@ -8,9 +8,16 @@ import { PostgresError } from "../errors.ts";
 import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
 import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
 import type { DataEntry } from "../postgres/data-entry.ts";
+import type { Lsn } from "../postgres/lsn.ts";
 import { readOfflineState, refuseRunningServer } from "../postgres/offline-state.ts";
 import type { PgControl } from "../postgres/pg-control.ts";
-import { isSegmentSize, parseWalFile, type SegmentSize, segmentHolding } from "../postgres/wal-segment.ts";
+import {
+  isSegmentSize,
+  parseWalFile,
+  type SegmentSize,
+  segmentHolding,
+  segmentNumber,
+} from "../postgres/wal-segment.ts";
 import { beginBackupUpload } from "../repository/backup-upload.ts";
 import { FilesMetadataWriter } from "../repository/files-metadata.ts";
 import { backupNameOf } from "../repository/keys.ts";
@@ -54,7 +61,7 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
 
   const facts = {
     startLsn: control.redoLsn,
-    stopLsn: control.checkpointLsn,
+    stopLsn: consistentAt(control),
     systemIdentifier: control.systemIdentifier,
     pgVersion: majorVersion * 10_000,
     majorVersion,
@@ -72,16 +79,20 @@ function segmentSizeOf({ walSegmentSizeBytes }: PgControl): SegmentSize {
   throw new PostgresError(`pg_control states a WAL segment size of ${walSegmentSizeBytes} bytes`);
 }
 
-/** Of pg_wal: directories, timeline histories, and the segments from the checkpoint's redo to its record. */
+/** A standby that was stopped has replayed, and so written to its files, more than its latest checkpoint. */
+const consistentAt = ({ checkpointLsn, minRecoveryLsn }: PgControl): Lsn =>
+  minRecoveryLsn > checkpointLsn ? minRecoveryLsn : checkpointLsn;
+
+/** Of pg_wal: directories, timeline histories, and the segments from the checkpoint's redo to where the copy is consistent. */
 function isNeeded({ kind, path }: DataEntry, control: PgControl, size: SegmentSize): boolean {
   if (!path.startsWith("pg_wal/") || kind !== "file") return true;
   const file = parseWalFile(path.slice("pg_wal/".length));
   if (file?.kind === "history") return true;
-  if (file?.kind !== "segment" || file.timeline !== control.timeline) return false;
-  const [first, last] = [control.redoLsn, control.checkpointLsn].map(
-    (lsn) => segmentHolding(control.timeline, lsn, size).name,
-  );
-  return first !== undefined && last !== undefined && file.name >= first && file.name <= last;
+  if (file?.kind !== "segment") return false;
+  if (file.timeline !== control.timeline && file.timeline !== control.minRecoveryTimeline) return false;
+  const number = segmentNumber(file, size);
+  const [first, last] = [control.redoLsn, consistentAt(control)].map((lsn) => lsn / BigInt(size));
+  return first !== undefined && last !== undefined && number >= first && number <= last;
 }
 
 async function refuseChanged(dataDirectory: string, before: PgControl): Promise<void> {

@@ -128,7 +128,12 @@ async function startSession(
 
 function waitContext(connection: Connection, session: BackupSession, context: BackupPushContext): WaitForWalContext {
   const { archive, archiveTimeoutMs: timeoutMs, log, signal, now } = context;
-  const describe = async () => describeArchiver(await readArchiverStatus(connection));
+  const { role } = session.server;
+  const describe = async () => {
+    const status = await readArchiverStatus(connection);
+    if (role === "standby" && status.archiveMode !== "always") return "On a standby, its primary archives.";
+    return describeArchiver(status);
+  };
   return {
     archive,
     segmentSize: session.server.walSegmentSizeBytes,
@@ -136,6 +141,7 @@ function waitContext(connection: Connection, session: BackupSession, context: Ba
     log,
     signal,
     now,
+    archiver: role === "standby" ? "primary" : "server",
     describeArchiver: describe,
   };
 }

@@ -13,6 +13,8 @@ export interface WaitForWalContext {
   readonly log: Log;
   readonly signal: AbortSignal;
   readonly now: () => Date;
+  /** Who archives: the server itself, or the primary of a standby, whose archiver we cannot ask. */
+  readonly archiver: "server" | "primary";
   /** What the server says of its archiver, as sentences. */
   readonly describeArchiver: () => Promise<string>;
 }
@@ -72,10 +74,16 @@ async function namesIn(archive: WalArchive, prefix: string): Promise<ReadonlySet
 async function notArchived(
   missing: WalSegment,
   waitedMs: number,
-  { archive, describeArchiver }: WaitForWalContext,
+  { archive, archiver, describeArchiver }: WaitForWalContext,
 ): Promise<PostgresError> {
   return new PostgresError(`"${missing.name}" was not archived within ${Math.round(waitedMs / 1000)} s`, {
     detail: `The backup needs it at ${archive.urlOf(missing.name)}. ${await describeArchiver()}`,
-    hint: "Look into the server's log for what archive_command says, and check that it archives to this prefix. WALB_ARCHIVE_TIMEOUT sets how long to wait.",
+    hint: `${HINTS[archiver]} WALB_ARCHIVE_TIMEOUT sets how long to wait.`,
   });
 }
+
+const HINTS = {
+  server: "Look into the server's log for what archive_command says, and check that it archives to this prefix.",
+  primary:
+    "The primary archives a segment when it is full: set archive_timeout there, or run SELECT pg_switch_wal() there while the backup waits. Check that it archives to this prefix.",
+};
