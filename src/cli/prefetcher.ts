@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { reasonOf } from "../errors.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { parseWalFile } from "../postgres/wal-segment.ts";
 import { PrefetchDirectory } from "../wal/prefetch-directory.ts";
@@ -35,11 +36,25 @@ export function prefetcherFor(
   if (!isRecovery || settings.prefetchCount === 0 || parseWalFile(name)?.kind !== "segment") return undefined;
 
   const directory = new PrefetchDirectory(prefetchPath(destination, settings.prefetchDirectory));
+  // Prefetching changes how fast recovery is, never what it sees: what goes wrong here must not become an exit code.
+  const goOnWithout = (cause: unknown) =>
+    context.log.warning(`cannot prefetch into "${directory.path}"`, { detail: `${reasonOf(cause)}.` });
   return {
-    take: () => directory.take(name, destination, WAIT_MS),
+    async take() {
+      try {
+        return await directory.take(name, destination, WAIT_MS);
+      } catch (cause) {
+        goOnWithout(cause);
+        return "not ready";
+      }
+    },
     async advance() {
-      await directory.setPosition(name);
-      if (!(await directory.hasPrefetcher())) startDetached(destination, words, context);
+      try {
+        await directory.setPosition(name);
+        if (!(await directory.hasPrefetcher())) startDetached(destination, words, context);
+      } catch (cause) {
+        goOnWithout(cause);
+      }
     },
   };
 }
