@@ -1,41 +1,57 @@
 import { expect, test } from "bun:test";
-import { openOverwriteProof, recallConditionalWrites } from "../../../src/repository/overwrite-proof.ts";
+import { StorageError } from "../../../src/errors.ts";
+import {
+  NO_PROOF_NEEDED,
+  openOverwriteProof,
+  recallConditionalWrites,
+} from "../../../src/repository/overwrite-proof.ts";
 import { openHostMemory } from "../../../src/system/host-memory.ts";
 import { recordingLog } from "../../support/expect-log.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
 
+const question = "conditional writes in bucket";
+
 async function setUp() {
   const directory = await temporaryDirectory();
+  const memory = openHostMemory(directory.path, process.geteuid?.() ?? 0);
   const { log, expectLog } = recordingLog();
-  const about = { question: "q", memory: openHostMemory(directory.path, process.geteuid?.() ?? 0) };
-  const proof = openOverwriteProof({ location: "s3://bucket/prefix", log, ...about });
-  return { proof, about, expectLog, [Symbol.asyncDispose]: () => directory[Symbol.asyncDispose]() };
+  return {
+    expectLog,
+    proof: openOverwriteProof({ location: "s3://bucket", question, memory, log }),
+    recalled: () => recallConditionalWrites({ memory, question }),
+    [Symbol.asyncDispose]: () => directory[Symbol.asyncDispose](),
+  };
 }
 
-test("a store that refuses the second write is trusted from then on", async () => {
+test("a store that refuses the second write is known to refuse by itself, and is asked once", async () => {
   await using site = await setUp();
-  await site.proof.prove(async () => "exists");
-  expect(await recallConditionalWrites(site.about)).toBe("require");
+  let asked = 0;
+  const writeAgain = async () => {
+    asked++;
+    return "exists" as const;
+  };
+  expect(await site.recalled()).toBeUndefined();
+  await Promise.all([site.proof.prove(writeAgain), site.proof.prove(writeAgain)]);
+  expect([asked, await site.recalled()]).toEqual([1, "require"]);
   site.expectLog();
 });
 
-test("a store that takes the second write is asked first from then on, and the user is told", async () => {
+test("a store that writes again has to be asked first from then on, and the user is told", async () => {
   await using site = await setUp();
   await site.proof.prove(async () => "created");
-  expect(await recallConditionalWrites(site.about)).toBe("emulate");
+  expect(await site.recalled()).toBe("emulate");
   site.expectLog(
-    expect.stringContaining("WARNING: the store at s3://bucket/prefix overwrites objects that must not be overwritten"),
+    "WARNING: the store at s3://bucket overwrites objects that must not be overwritten\n  DETAIL: It takes the condition If-None-Match and ignores it. From now on wal-b looks before it writes, which leaves a moment for a second writer.\n  HINT: Set WALB_S3_CONDITIONAL_WRITES=emulate to say so for good, or use a store that honours the condition.",
   );
 });
 
-test("one process tries it once, however many files it archives", async () => {
+test("a failure proves nothing and is remembered by nobody", async () => {
   await using site = await setUp();
-  let writes = 0;
-  const write = async () => {
-    writes++;
-    return "exists" as const;
-  };
-  await Promise.all([site.proof.prove(write), site.proof.prove(write)]);
-  await site.proof.prove(write);
-  expect(writes).toBe(1);
+  const error = new StorageError("time-out");
+  await expect(site.proof.prove(() => Promise.reject(error))).rejects.toBe(error);
+  expect(await site.recalled()).toBeUndefined();
+});
+
+test("a store that is known writes nothing twice", async () => {
+  await NO_PROOF_NEEDED.prove(async () => expect.unreachable());
 });
