@@ -1,0 +1,61 @@
+/** The words after `bun bench/run.ts`. */
+import { parseArgs } from "node:util";
+
+export const GROUPS = ["start", "segment", "backup"] as const;
+export type Group = (typeof GROUPS)[number];
+
+export interface Options {
+  readonly groups: readonly Group[];
+  readonly sizeMiB: number;
+  /** Of each command of "backup". */
+  readonly backupRuns: number;
+  /** Of each command of "start" and "segment". */
+  readonly shortRuns: number;
+  /** Another build of wal-b, measured beside this one. */
+  readonly against: string | undefined;
+  /** What becomes of the figures. */
+  readonly report: "README" | "terminal";
+}
+
+const USAGE = `usage: bun bench/run.ts [options]
+  --size MiB       of the data directory (1000)
+  --runs N         of each backup and restore (5)
+  --short-runs N   of each short command (20)
+  --only GROUPS    of start, segment, backup; with commas
+  --against PATH   measure another build of wal-b beside this one
+  --write          put the figures into bench/README.md`;
+
+/** @throws Error  with the usage */
+export function parseOptions(words: readonly string[]): Options {
+  const { values } = parseArgs({
+    args: [...words],
+    options: {
+      size: { type: "string", default: "1000" },
+      runs: { type: "string", default: "5" },
+      "short-runs": { type: "string", default: "20" },
+      only: { type: "string", default: GROUPS.join(",") },
+      against: { type: "string" },
+      write: { type: "boolean", default: false },
+    },
+  });
+  return {
+    groups: values.only.split(",").map(groupOf),
+    sizeMiB: wholeNumber("--size", values.size),
+    backupRuns: wholeNumber("--runs", values.runs),
+    shortRuns: wholeNumber("--short-runs", values["short-runs"]),
+    against: values.against,
+    report: values.write ? "README" : "terminal",
+  };
+}
+
+function groupOf(word: string): Group {
+  const group = GROUPS.find((known) => known === word);
+  if (group === undefined) throw new Error(`"${word}" cannot be measured\n${USAGE}`);
+  return group;
+}
+
+function wholeNumber(flag: string, word: string): number {
+  const number = Number(word);
+  if (!Number.isInteger(number) || number < 1) throw new Error(`${flag} is "${word}", not a whole number\n${USAGE}`);
+  return number;
+}

@@ -1,0 +1,29 @@
+/** Who is measured: wal-b, and what is installed beside it. */
+import type { RunContext } from "../measure.ts";
+
+export type Work = "version" | "failure" | "pushSegment" | "fetchSegment" | "pushBackup" | "fetchBackup";
+
+/** One command, and what surrounds each of its runs without being measured. */
+export interface Trial extends Pick<RunContext, "env" | "expectedExitCode"> {
+  readonly command: readonly string[];
+  /** Puts things back as they were before the first run. */
+  prepare?(): Promise<void>;
+  /** What the run left in the repository. */
+  storedBytes?(): Promise<number>;
+  /** @throws Error  the run did not do what it was measured for */
+  check?(): Promise<void>;
+}
+
+export interface Peer {
+  readonly name: string;
+  readonly version: string;
+  /** What it cannot do is left out. */
+  readonly trials: Readonly<Partial<Record<Work, Trial>>>;
+}
+
+export interface Missing {
+  readonly name: string;
+  readonly why: string;
+}
+
+export const isMissing = (peer: Peer | Missing): peer is Missing => "why" in peer;

@@ -1,0 +1,65 @@
+/** wal-b itself: the binary that was built, with a repository in a directory. */
+import { mkdir, rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { sizeBelow } from "../size.ts";
+import type { Workload } from "../workload.ts";
+import type { Peer } from "./peer.ts";
+import { dataDirectoryToRestoreInto, expectRestored, expectSameFile, runOrThrow } from "./place.ts";
+
+/** Of a name that is no WAL file's (src/errors.ts). */
+const USAGE_ERROR = 64;
+/** A broken archive_command is to be told soon. */
+const ARCHIVE_TIMEOUT = "1min";
+
+/** @param name  also that of its directory */
+export async function openWalB(name: string, binary: string, workload: Workload): Promise<Peer> {
+  const { server, segments } = workload;
+  const [before, segment] = segments;
+  const repository = await server.makeDirectory(`repository of ${name}`);
+  const env = { ...server.env, WALB_FILE_PREFIX: repository, WALB_ARCHIVE_TIMEOUT: ARCHIVE_TIMEOUT };
+  const restored = join(server.directory, `restored by ${name}`);
+  const fetched = await dataDirectoryToRestoreInto(name, server);
+  const archived = join(repository, "wal_005", `${segment.name}.zst`);
+  const run = (...words: string[]) => runOrThrow(server, [binary, ...words], env);
+
+  const version = (await run("--version")).trim();
+  await run("wal-push", before.path);
+  return {
+    name,
+    version,
+    trials: {
+      version: { command: [binary, "--version"], env },
+      failure: { command: [binary, "wal-push", "no-wal-file"], env, expectedExitCode: USAGE_ERROR },
+      pushSegment: {
+        command: [binary, "wal-push", segment.path],
+        env,
+        prepare: () => rm(archived, { force: true }),
+        storedBytes: async () => (await stat(archived)).size,
+      },
+      fetchSegment: {
+        command: [binary, "wal-fetch", segment.name, fetched],
+        env,
+        prepare: () => rm(fetched, { force: true }),
+        check: () => expectSameFile(fetched, segment.path),
+      },
+      pushBackup: {
+        command: [binary, "backup-push", server.dataDirectory],
+        env,
+        async prepare() {
+          await rm(join(repository, "basebackups_005"), { recursive: true, force: true });
+          await workload.archiveWith(`WALB_FILE_PREFIX='${repository}' exec '${binary}' wal-push "$1"`);
+        },
+        storedBytes: () => sizeBelow(join(repository, "basebackups_005")),
+      },
+      fetchBackup: {
+        command: [binary, "backup-fetch", restored, "LATEST"],
+        env,
+        async prepare() {
+          await rm(restored, { recursive: true, force: true });
+          await mkdir(dirname(restored), { recursive: true });
+        },
+        check: () => expectRestored(restored, workload),
+      },
+    },
+  };
+}

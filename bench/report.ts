@@ -1,0 +1,70 @@
+/** Figures → tables, and tables → bench/README.md. */
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Sample } from "./measure.ts";
+import type { Series } from "./rounds.ts";
+
+export interface Table {
+  readonly title: string;
+  /** What the command reads or writes, for its throughput; left out where it has none. */
+  readonly contentBytes?: number;
+  readonly series: readonly Series[];
+}
+
+const README = join(import.meta.dir, "README.md");
+const BEGIN = "<!-- figures: written by bench/run.ts --write -->";
+const END = "<!-- end of figures -->";
+const MiB = 2 ** 20;
+
+/** The first series is wal-b's; the others are compared with it. */
+export function formatTable({ title, contentBytes, series }: Table): string {
+  const [own, ...others] = series;
+  if (own === undefined) return "";
+  const isSlow = median(own.samples.map(({ wallMs }) => wallMs)) >= 1_000;
+  const columns = ["", "wall", "lowest–highest", ...(isSlow && contentBytes ? ["MiB/s"] : []), "CPU", "peak memory"];
+  const isStored = series.some(({ storedBytes }) => storedBytes !== undefined);
+  const head = [...columns, ...(isStored ? ["stored"] : []), "wal-b ÷ this"];
+
+  const row = ({ peer, samples, storedBytes }: Series) => {
+    const walls = samples.map(({ wallMs }) => wallMs);
+    const wallMs = median(walls);
+    return [
+      peer,
+      formatMs(wallMs),
+      `${formatMs(Math.min(...walls))}–${formatMs(Math.max(...walls))}`,
+      ...(isSlow && contentBytes ? [(contentBytes / MiB / (wallMs / 1_000)).toFixed(0)] : []),
+      formatMs(median(samples.map(({ cpuMs }) => cpuMs))),
+      `${(median(samples.map(({ peakBytes }) => peakBytes)) / MiB).toFixed(0)} MiB`,
+      ...(isStored ? [storedBytes === undefined ? "" : `${(storedBytes / MiB).toFixed(isSlow ? 0 : 2)} MiB`] : []),
+      peer === own.peer ? "" : ratio(own.samples, samples).toFixed(2),
+    ];
+  };
+  return `### ${title}\n\n${markdown([head, head.map((_, at) => (at === 0 ? "---" : "--:")), ...[own, ...others].map(row)])}\n`;
+}
+
+/** Keeps what people wrote around the figures. */
+export async function writeReadme(figures: string): Promise<void> {
+  const text = await readFile(README, "utf8");
+  const [begin, end] = [text.indexOf(BEGIN), text.indexOf(END)];
+  if (begin === -1 || end < begin) throw new Error(`${README} has no place for figures: ${BEGIN} … ${END}`);
+  await writeFile(README, `${text.slice(0, begin + BEGIN.length)}\n\n${figures.trim()}\n\n${text.slice(end)}`);
+}
+
+/** Of wall times in the same round, the median. */
+function ratio(own: readonly Sample[], other: readonly Sample[]): number {
+  return median(own.map(({ wallMs }, round) => wallMs / (other[round]?.wallMs ?? Number.NaN)));
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const [low = Number.NaN, high = Number.NaN] = [sorted[sorted.length % 2 === 0 ? middle - 1 : middle], sorted[middle]];
+  return (low + high) / 2;
+}
+
+function formatMs(ms: number): string {
+  if (ms >= 1_000) return `${(ms / 1_000).toFixed(2)} s`;
+  return `${ms.toFixed(ms < 100 ? 1 : 0)} ms`;
+}
+
+const markdown = (rows: readonly (readonly string[])[]) => rows.map((cells) => `| ${cells.join(" | ")} |`).join("\n");

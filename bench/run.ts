@@ -1,0 +1,101 @@
+/**
+ * Measures wal-b beside pgBackRest and tar with zstd, on a real server and a repository in a directory: `bun bench/run.ts`,
+ * after a build. README.md has the figures and how to read them. Nothing fails for being slow.
+ */
+import { walbBinary } from "../test/support/walb.ts";
+import { describeMachine, machineLoad } from "./machine.ts";
+import { type Group, type Options, parseOptions } from "./options.ts";
+import { emptyProgram } from "./peers/empty-program.ts";
+import { isMissing, type Missing, type Peer, type Work } from "./peers/peer.ts";
+import { openPgbackrest } from "./peers/pgbackrest.ts";
+import { openTarZstd } from "./peers/tar-zstd.ts";
+import { openWalB } from "./peers/wal-b.ts";
+import { formatTable, writeReadme } from "./report.ts";
+import { runRounds } from "./rounds.ts";
+import { makeWorkload, type Workload } from "./workload.ts";
+
+const MiB = 2 ** 20;
+
+/** In this order: what is fetched was pushed before. */
+const MEASURED: readonly { readonly group: Group; readonly work: Work; readonly title: string }[] = [
+  { group: "start", work: "version", title: "Starting: print the version" },
+  { group: "start", work: "failure", title: "Starting: refuse the words" },
+  { group: "segment", work: "pushSegment", title: "Archive one WAL segment of 16 MiB" },
+  { group: "segment", work: "fetchSegment", title: "Fetch one WAL segment of 16 MiB" },
+  { group: "backup", work: "pushBackup", title: "Base backup" },
+  { group: "backup", work: "fetchBackup", title: "Restore of the base backup" },
+];
+
+const options = parseOptions(process.argv.slice(2));
+const figures = await run(options);
+if (options.report === "README") await writeReadme(figures);
+
+async function run(options: Options): Promise<string> {
+  const load = machineLoad();
+  say(`making a server with ${options.sizeMiB} MiB`);
+  await using workload = await makeWorkload(options.groups.includes("backup") ? options.sizeMiB : 50);
+  const found = await openPeers(options, workload);
+  const peers = found.filter((peer): peer is Peer => !isMissing(peer));
+  const missing = found.filter(isMissing);
+
+  const parts = [describe({ options, workload, peers, missing, load })];
+  say(parts[0] ?? "");
+  for (const { group, work, title } of MEASURED) {
+    if (!options.groups.includes(group)) continue;
+    const rounds = group === "backup" ? options.backupRuns : options.shortRuns;
+    const { directory, account: as } = workload.server;
+    const series = await runRounds(work, peers, { rounds, directory, as });
+    const { contentBytes } = workload;
+    const table = formatTable({ title, series, ...(group === "backup" && { contentBytes }) });
+    parts.push(table);
+    say(table);
+  }
+  return parts.join("\n");
+}
+
+async function openPeers({ against }: Options, workload: Workload): Promise<readonly (Peer | Missing)[]> {
+  const binary = await walbBinary(workload.server.account);
+  return [
+    await openWalB("wal-b", binary, workload),
+    ...(against === undefined ? [] : [await openWalB("the other wal-b", against, workload)]),
+    await openPgbackrest(workload),
+    await openTarZstd(workload),
+    emptyProgram(),
+  ];
+}
+
+interface Circumstances {
+  readonly options: Options;
+  readonly workload: Workload;
+  readonly peers: readonly Peer[];
+  readonly missing: readonly Missing[];
+  readonly load: string;
+}
+
+function describe({ options, workload, peers, missing, load }: Circumstances): string {
+  const words = process.argv.slice(2).map((word) => ` ${word}`);
+  const versions = [
+    `Bun ${Bun.version}`,
+    `PostgreSQL ${workload.server.major}`,
+    ...peers.filter(({ version }) => version !== "").map(({ name, version }) => versionOf(name, version)),
+  ];
+  const { backupRuns, shortRuns } = options;
+  return [
+    `- Command: \`bun run bench${words.join("")}\``,
+    `- Date: ${new Date().toISOString().slice(0, 10)}`,
+    `- Machine: ${describeMachine()}; load before: ${load}`,
+    `- Versions: ${versions.join(", ")}`,
+    `- Data directory: ${(workload.contentBytes / MiB).toFixed(0)} MiB without pg_wal, with data checksums`,
+    `- Runs: ${backupRuns} of each backup and restore, ${shortRuns} of each short command, one more before them not counted`,
+    ...missing.map(({ name, why }) => `- Not measured: ${name}, because ${why}`),
+    "",
+  ].join("\n");
+}
+
+function versionOf(name: string, version: string): string {
+  return version.toLowerCase().startsWith(name.toLowerCase()) ? version : `${name} ${version}`;
+}
+
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
