@@ -15,7 +15,7 @@ import {
 import { type PostgresServer, startPostgresOn, waitFor } from "../support/postgres-server.ts";
 import { runWalb } from "../support/walb.ts";
 
-const MOMENTS = 12;
+const MOMENTS = 9;
 /** The second when it was killed before PG_VERSION had its two digits. */
 const REFUSED = /could not find the database system|could not open file ".*pg_control"|is not a valid data directory/;
 const SMALL_PARTS = { WALB_TAR_SIZE_THRESHOLD: "1MB" };

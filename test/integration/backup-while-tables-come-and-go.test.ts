@@ -1,0 +1,90 @@
+/** Tables and databases are made, grown, truncated and dropped while their files are read. */
+import { expect, test } from "bun:test";
+import {
+  archiveEverything,
+  contentOf,
+  fetchBackup,
+  pushBackup,
+  recover,
+  startArchiving,
+  temporaryRepository,
+  verifyBackup,
+} from "../support/backups.ts";
+import type { PostgresServer } from "../support/postgres-server.ts";
+
+const BACKUPS = 2;
+
+/** Until it is stopped; tells how often each was done. */
+function comeAndGo(server: PostgresServer) {
+  let stopped = false;
+  const done = { tables: 0, databases: 0 };
+  const tables = async () => {
+    await using session = await server.connect();
+    await session.query("CREATE TABLE truncated (id int, note text); CREATE TABLE shrunk (id int, note text)");
+    for (let turn = 1; !stopped; turn++) {
+      const name = `passing_${turn % 5}`;
+      await session.query(`
+        DROP TABLE IF EXISTS ${name};
+        CREATE TABLE ${name} AS SELECT n AS id, repeat(md5(n::text), 4) AS note FROM generate_series(1, 2000) n;
+        CREATE INDEX ON ${name} (id);
+        TRUNCATE truncated; INSERT INTO truncated SELECT n, repeat('x', 200) FROM generate_series(1, 1000 + ${turn}) n;
+        INSERT INTO shrunk SELECT n, repeat('y', 200) FROM generate_series(1, 3000) n`);
+      await session.query("DELETE FROM shrunk WHERE id > 10");
+      // Gives the pages at the end back to the file system.
+      await session.query("VACUUM shrunk");
+      await session.query("CREATE TABLE IF NOT EXISTS grown (id int, note text)");
+      await session.query("INSERT INTO grown SELECT n, repeat('z', 100) FROM generate_series(1, 500) n");
+      done.tables++;
+    }
+  };
+  const databases = async () => {
+    await using session = await server.connect();
+    for (let turn = 1; !stopped; turn++) {
+      await session.query(`CREATE DATABASE passing_${turn}`);
+      if (turn > 2) await session.query(`DROP DATABASE passing_${turn - 2}`);
+      done.databases++;
+    }
+  };
+  const running = Promise.all([tables(), databases()]);
+  running.catch(() => undefined);
+  return {
+    done,
+    async [Symbol.asyncDispose]() {
+      stopped = true;
+      await running.catch(() => undefined);
+    },
+    async stop() {
+      stopped = true;
+      await running;
+    },
+  };
+}
+
+test.each([12, 17])(`PostgreSQL %i: each of ${BACKUPS} backups restores every row`, async (major) => {
+  await using own = await temporaryRepository();
+  await using server = await startArchiving(own.env, { major });
+  await server.query("CREATE TABLE filler AS SELECT n, repeat(md5(n::text), 20) FROM generate_series(1, 20000) n");
+  await using changes = comeAndGo(server);
+  await server.waitFor(() => changes.done.tables > 2 && changes.done.databases > 2, { what: "changes" });
+
+  const names: string[] = [];
+  for (let turn = 0; turn < BACKUPS; turn++) {
+    const before = { ...changes.done };
+    names.push(await pushBackup(server, { ...own.env, WALB_TAR_SIZE_THRESHOLD: "1MB", WALB_UPLOAD_CONCURRENCY: "1" }));
+    expect(changes.done.tables).toBeGreaterThan(before.tables);
+    expect(changes.done.databases).toBeGreaterThan(before.databases);
+  }
+  await changes.stop();
+  const expected = await contentOf(server);
+  const databases = await server.psql("SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database");
+  await archiveEverything(server, own);
+
+  for (const name of names) {
+    const directory = `${server.directory}/${name}`;
+    await fetchBackup(server, own.env, { directory, name });
+    expect((await verifyBackup(directory)).stdout).toBe("backup successfully verified\n");
+    await using recovered = await recover(directory, own.env);
+    expect(await contentOf(recovered)).toEqual(expected);
+    expect(await recovered.psql("SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database")).toBe(databases);
+  }
+});
