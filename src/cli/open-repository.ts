@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { openZstd, type Zstd } from "../codec/zstd.ts";
 import type { Settings } from "../config/settings.ts";
 import {
+  type CreatedObject,
   NO_PROOF_NEEDED,
   type OverwriteProof,
   openOverwriteProof,
@@ -60,18 +61,14 @@ async function openStore(
     settings.conditionalWrites === "detect"
       ? await recallConditionalWrites({ memory, question })
       : settings.conditionalWrites;
-  const conditionalWrites = known ?? "require";
-  const store = await openS3Store({
-    ...settings,
-    ...prefix,
-    conditionalWrites,
-    endpoint,
-    forcePathStyle,
-    customerKey,
-    signal,
-    log,
-  });
-  const proof =
-    known === undefined ? openOverwriteProof({ location: store.location, question, memory, log }) : NO_PROOF_NEEDED;
-  return { store, proof };
+  const open = (conditionalWrites: "require" | "emulate" | "look first") =>
+    openS3Store({ ...settings, ...prefix, conditionalWrites, endpoint, forcePathStyle, customerKey, signal, log });
+  const store = await open(known ?? "look first");
+  if (known !== undefined) return { store, proof: NO_PROOF_NEEDED };
+
+  const putIfAbsent = async ({ key, body, metadata }: CreatedObject) => {
+    await using strict = await open("require");
+    return await strict.putIfAbsent(key, body, metadata);
+  };
+  return { store, proof: openOverwriteProof({ location: store.location, question, memory, putIfAbsent, log }) };
 }

@@ -46,7 +46,9 @@ export const walFetch: Command = {
       await fetchWal(name, destination, {
         archive: repository.archive,
         systemIdentifier,
+        gaps: recoveryState(context.workingDirectory, [destination]) === "recovery" ? "refused" : "passed on",
         log: context.log,
+        signal: context.signal,
       });
     } catch (error) {
       if (error instanceof NotFoundError && context.settings.filePrefix !== undefined) await checkMounted(repository);

@@ -91,10 +91,10 @@ export class BackupUpload implements AsyncDisposable {
   async claim(claim: BackupClaim): Promise<void> {
     const { store, proof } = this.#context;
     const key = backupKeys(this.name).claim;
-    const put = () => store.putIfAbsent(key, new TextEncoder().encode(formatJson(claim)));
-    if ((await put()) === "exists") throw await this.#nameIsTaken(key);
+    const body = new TextEncoder().encode(formatJson(claim));
+    if ((await store.putIfAbsent(key, body)) === "exists") throw await this.#nameIsTaken(key);
     this.#written.push(key);
-    await proof.prove(put);
+    await proof.prove({ key, body, metadata: {} });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -2,19 +2,26 @@
  * Whether the store really refuses to overwrite. Some S3-compatible services take If-None-Match and ignore it (Ceph RGW 16 in a
  * versioned bucket), which no single answer shows: only a second write under a name that is taken does.
  */
+import type { ObjectKey, ObjectMetadata } from "../storage/object-store.ts";
 import type { HostMemory } from "../system/host-memory.ts";
 import type { Log } from "../system/log.ts";
 
 /** What is known of a store: it refuses by itself, or has to be asked first. */
 export type ConditionalWrites = "require" | "emulate";
 
+export interface CreatedObject {
+  readonly key: ObjectKey;
+  readonly body: Uint8Array;
+  readonly metadata: ObjectMetadata;
+}
+
 export interface OverwriteProof {
   /**
-   * To be called after the first object was created; does nothing once the answer is known.
+   * To be called after an object was created; does nothing once the answer is known.
    *
-   * @param writeAgain  the same content under the same name, so that nothing is lost whatever the answer
+   * @param created  is written again, so that nothing is lost whatever the answer
    */
-  prove(writeAgain: () => Promise<"created" | "exists">): Promise<void>;
+  prove(created: CreatedObject): Promise<void>;
 }
 
 export interface OverwriteProofContext {
@@ -23,6 +30,8 @@ export interface OverwriteProofContext {
   /** Names the store in the host's memory. */
   readonly question: string;
   readonly memory: HostMemory;
+  /** Writes on the condition alone, without looking first. */
+  readonly putIfAbsent: ({ key, body, metadata }: CreatedObject) => Promise<"created" | "exists">;
   readonly log: Log;
 }
 
@@ -34,10 +43,16 @@ export async function recallConditionalWrites({
   return answer === "require" || answer === "emulate" ? answer : undefined;
 }
 
-export function openOverwriteProof({ location, question, memory, log }: OverwriteProofContext): OverwriteProof {
+export function openOverwriteProof({
+  location,
+  question,
+  memory,
+  putIfAbsent,
+  log,
+}: OverwriteProofContext): OverwriteProof {
   let proving: Promise<void> | undefined;
-  const proveOnce = async (writeAgain: () => Promise<"created" | "exists">) => {
-    const refuses = (await writeAgain()) === "exists";
+  const proveOnce = async (created: CreatedObject) => {
+    const refuses = (await putIfAbsent(created)) === "exists";
     await memory.remember(question, refuses ? "require" : "emulate");
     if (refuses) return;
     log.warning(`the store at ${location} overwrites objects that must not be overwritten`, {
@@ -47,8 +62,8 @@ export function openOverwriteProof({ location, question, memory, log }: Overwrit
     });
   };
   return {
-    prove(writeAgain) {
-      proving ??= proveOnce(writeAgain);
+    prove(created) {
+      proving ??= proveOnce(created);
       return proving;
     },
   };

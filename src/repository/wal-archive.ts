@@ -10,8 +10,8 @@ import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
-import { MAX_SEGMENT_SIZE, type WalFile } from "../postgres/wal-segment.ts";
-import type { ObjectMetadata, ObjectStore, StoredObject } from "../storage/object-store.ts";
+import { MAX_SEGMENT_SIZE, type WalFile, type WalSegment } from "../postgres/wal-segment.ts";
+import type { ObjectKey, ObjectMetadata, ObjectStore, StoredObject } from "../storage/object-store.ts";
 import { CONTENT_SUFFIX, parseWalKey, WAL, type WalObject, walKey } from "./keys.ts";
 
 /** zstd adds at most a few bytes to a block of 128 KiB that cannot be compressed. */
@@ -36,13 +36,16 @@ export interface WalArchive {
    */
   get(file: WalFile): Promise<Uint8Array>;
 
+  /** The first archived segment behind this one on its timeline; undefined when it is the last. */
+  segmentAfter(segment: WalSegment): Promise<WalSegment | undefined>;
+
   /** Every object below wal_005/ whose name begins with `prefix`, in order of the name. */
   list(prefix?: string): AsyncIterable<ArchivedWal>;
 }
 
 /** A file of pg_wal as it will be stored. */
 export interface PreparedWal {
-  readonly file: WalFile;
+  readonly key: ObjectKey;
   readonly body: Uint8Array;
   readonly metadata: ObjectMetadata;
 }
@@ -91,10 +94,10 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
 
     async prepare(file, content) {
       const metadata = { sha256: sha256(content), size: String(content.byteLength) };
-      return { file, metadata, body: await encodeContent(content, await zstd()) };
+      return { key: walKey(file.name), metadata, body: await encodeContent(content, await zstd()) };
     },
 
-    putIfAbsent: ({ file, body, metadata }) => store.putIfAbsent(walKey(file.name), body, metadata),
+    putIfAbsent: ({ key, body, metadata }) => store.putIfAbsent(key, body, metadata),
 
     async get(file) {
       try {
@@ -107,6 +110,14 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
           detail: `There is no ${store.urlOf(walKey(file.name))}.`,
         });
       }
+    },
+
+    async segmentAfter({ name }) {
+      for await (const { key } of store.list(`${WAL}${name.slice(0, 8)}`, walKey(name))) {
+        const file = parseWalKey(key)?.file;
+        if (file?.kind === "segment" && file.name > name) return file;
+      }
+      return undefined;
     },
 
     async *list(prefix = "") {

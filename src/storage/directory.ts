@@ -137,9 +137,9 @@ class DirectoryStore implements ObjectStore {
     return new DirectoryUpload(new TemporaryFile(this.#writing(key)));
   }
 
-  async *list(prefix: string): AsyncIterable<ObjectEntry> {
+  async *list(prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry> {
     for await (const name of this.#walk(prefix)) {
-      if (!TEMPORARY.test(baseName(name))) {
+      if (!TEMPORARY.test(baseName(name)) && (after === undefined || compareKeys(name, after) > 0)) {
         const entry = await this.#entryOf(name);
         if (entry) yield entry;
       }

@@ -86,8 +86,12 @@ export interface ObjectStore extends AsyncDisposable {
   /** Begins a large object. Several may be written at once. */
   upload(key: ObjectKey, metadata?: ObjectMetadata): ObjectUpload;
 
-  /** Every object whose key begins with `prefix`, in ascending order of the key's bytes. Empty when there is none. */
-  list(prefix: string): AsyncIterable<ObjectEntry>;
+  /**
+   * Every object whose key begins with `prefix`, in ascending order of the key's bytes. Empty when there is none.
+   *
+   * @param after  only keys behind this one; not looked at one by one where the store can begin there
+   */
+  list(prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry>;
 
   /**
    * One level below `prefix`, which ends with "/" (or is empty): its objects, and the "folders" (common prefixes, ending in "/").

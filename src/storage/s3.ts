@@ -74,8 +74,11 @@ export interface S3StoreOptions {
   /** SSE-C: 32 bytes, needed for reading too. */
   readonly customerKey?: Uint8Array | undefined;
 
-  /** How a store decides that a key is free: by itself ("require"), or asked by HEAD first, which leaves a moment for a second writer. */
-  readonly conditionalWrites?: "require" | "emulate" | undefined;
+  /**
+   * How a store decides that a key is free: by itself ("require"), or asked by HEAD first, which leaves a moment for a second
+   * writer ("emulate"); "look first" does both, for a store of which it is not known whether it heeds the condition.
+   */
+  readonly conditionalWrites?: "require" | "emulate" | "look first" | undefined;
 
   /** Default 5 minutes. */
   readonly retryDeadlineMs?: number | undefined;
@@ -137,6 +140,12 @@ async function readCertificates(path: string): Promise<string> {
   }
 }
 
+interface Listing {
+  readonly prefix: string;
+  readonly delimiter?: string;
+  readonly after?: ObjectKey | undefined;
+}
+
 type Encryption = { SSECustomerAlgorithm?: string; SSECustomerKey?: string };
 
 class S3Store implements ObjectStore {
@@ -176,7 +185,7 @@ class S3Store implements ObjectStore {
   async putIfAbsent(key: ObjectKey, body: Uint8Array, metadata: ObjectMetadata = {}): Promise<"created" | "exists"> {
     const writeId = crypto.randomUUID();
     const put = { ...this.#object(key, metadata, writeId), Body: body };
-    if (this.#isEmulated && (await this.#exists(key))) return "exists";
+    if (this.#looksFirst && (await this.#exists(key))) return "exists";
     return await this.#createOnce(key, writeId, (condition) =>
       this.#client.send(new PutObjectCommand({ ...put, ...condition })),
     );
@@ -242,9 +251,9 @@ class S3Store implements ObjectStore {
     return new MultipartUpload(requests, { partSizeBytes, slots: this.#slots, signal });
   }
 
-  async *list(prefix: string): AsyncIterable<ObjectEntry> {
+  async *list(prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry> {
     let last = "";
-    for await (const page of this.#pages(prefix, undefined)) {
+    for await (const page of this.#pages({ prefix, after })) {
       for (const entry of page.Contents ?? []) {
         const object = this.#entryOf(entry, prefix);
         // What follows relies on the order (a directory bucket of S3 Express has none).
@@ -254,7 +263,8 @@ class S3Store implements ObjectStore {
           });
         }
         last = object.key;
-        yield object;
+        // A store may not know StartAfter.
+        if (after === undefined || compareKeys(object.key, after) > 0) yield object;
       }
     }
   }
@@ -264,7 +274,7 @@ class S3Store implements ObjectStore {
   ): Promise<{ readonly objects: readonly ObjectEntry[]; readonly folders: readonly string[] }> {
     const objects: ObjectEntry[] = [];
     const folders: string[] = [];
-    for await (const page of this.#pages(prefix, "/")) {
+    for await (const page of this.#pages({ prefix, delimiter: "/" })) {
       for (const entry of page.Contents ?? []) objects.push(this.#entryOf(entry, prefix));
       for (const { Prefix } of page.CommonPrefixes ?? []) folders.push(this.#relative(Prefix, prefix));
     }
@@ -325,6 +335,10 @@ class S3Store implements ObjectStore {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#client.destroy();
+  }
+
+  get #looksFirst(): boolean {
+    return (this.#options.conditionalWrites ?? "require") !== "require";
   }
 
   get #isEmulated(): boolean {
@@ -518,7 +532,7 @@ class S3Store implements ObjectStore {
     return { sizeBytes, metadata: withoutWriteId(first.Metadata), chunks: read.call(this) };
   }
 
-  async *#pages(prefix: string, delimiter: string | undefined): AsyncIterable<ListObjectsV2CommandOutput> {
+  async *#pages({ prefix, delimiter, after }: Listing): AsyncIterable<ListObjectsV2CommandOutput> {
     const action = `could not list "${this.urlOf(prefix)}"`;
     let token: string | undefined;
     for (;;) {
@@ -528,6 +542,7 @@ class S3Store implements ObjectStore {
             Bucket: this.#bucket,
             Prefix: this.#prefix + prefix,
             ...(delimiter ? { Delimiter: delimiter } : {}),
+            ...(after === undefined ? {} : { StartAfter: this.#prefix + after }),
             ...(token === undefined ? {} : { ContinuationToken: token }),
           }),
           abort,

@@ -40,12 +40,16 @@ export async function pushWal(path: string, context: WalPushContext): Promise<vo
     });
   }
 
-  const others = (await waitingSegments(dirname(path), name)).slice(0, context.poolSize - 1);
   const memory = new ByteBudget(MEMORY_BYTES);
-  await forEachAtOnce(context.poolSize, [file, ...others], (next) => {
-    const place = { path: join(dirname(path), next.name), file: next, memory };
-    return next === file ? archive(place, context) : archiveWaiting(place, context);
-  });
+  const directory = dirname(path);
+  // Before any other: where the requested one conflicts with what is archived, this server writes another history than the
+  // archive's, and none of its WAL may follow.
+  await archive({ path, file, memory }, context);
+
+  const others = (await waitingSegments(directory, name)).slice(0, context.poolSize - 1);
+  await forEachAtOnce(context.poolSize, others, (waiting) =>
+    archiveWaiting({ path: join(directory, waiting.name), file: waiting, memory }, context),
+  );
 }
 
 /**
@@ -69,7 +73,7 @@ async function archive(
   lease.shrinkTo(prepared.body.byteLength);
 
   if ((await archive.putIfAbsent(prepared)) === "created") {
-    await proof.prove(() => archive.putIfAbsent(prepared));
+    await proof.prove(prepared);
     log.info(`archived "${file.name}"`);
     return;
   }

@@ -74,8 +74,8 @@ export class FaultStore implements ObjectStore {
     };
   }
 
-  list(prefix: string): AsyncIterable<ObjectEntry> {
-    return this.#items(`list ${prefix}`, () => this.#store.list(prefix));
+  list(prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry> {
+    return this.#items(`list ${prefix}`, () => this.#store.list(prefix, after));
   }
 
   listLevel(

@@ -94,10 +94,10 @@ export class MemoryObjectStore implements ObjectStore {
     };
   }
 
-  async *list(prefix: string): AsyncIterable<ObjectEntry> {
+  async *list(prefix: string, after = ""): AsyncIterable<ObjectEntry> {
     for (const key of this.keys) {
       const kept = this.#objects.get(key);
-      if (kept && key.startsWith(prefix))
+      if (kept && key.startsWith(prefix) && compareKeys(key, after) > 0)
         yield { key, sizeBytes: kept.body.byteLength, lastModified: kept.lastModified };
     }
   }

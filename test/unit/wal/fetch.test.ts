@@ -35,6 +35,7 @@ async function setUp() {
   const destination = join(directory.path, "RECOVERYXLOG");
   return {
     directory: directory.path,
+    put,
     destination,
     store,
     expectLog,
@@ -44,12 +45,15 @@ async function setUp() {
         to = destination,
         systemIdentifier = SYSTEM_IDENTIFIER as bigint | undefined,
         error = undefined as Error | undefined,
+        gaps = "passed on" as "refused" | "passed on",
       } = {},
     ) =>
       fetchWal(name, to, {
         archive: openWalArchive(new FaultStore(store, error && { atCall: 1, when: "before", error }), async () => zstd),
         systemIdentifier,
+        gaps,
         log,
+        signal: new AbortController().signal,
       }),
     [Symbol.asyncDispose]: () => directory[Symbol.asyncDispose](),
   };
@@ -71,6 +75,18 @@ test("fetchWal() fetches a timeline history, and works where no cluster is known
   expect(Buffer.compare(await readFile(site.destination), historyContent())).toBe(0);
   await site.fetch(SEGMENT, { systemIdentifier: undefined });
 });
+
+test("fetchWal() does not take a gap in the archive for its end, in recovery", async () => {
+  await using site = await setUp();
+  await site.put("000000010000000000000009", walContent("000000010000000000000009"));
+  await site.put("00000002000000000000000A", walContent("00000002000000000000000A"));
+  const gap = "000000010000000000000007";
+  await expect(site.fetch(gap, { gaps: "refused" })).rejects.toThrow(`the archive has a gap: "${gap}" is missing`);
+  await expect(site.fetch(gap)).rejects.toThrow(NotFoundError);
+  // Behind the last segment of its timeline, whatever other timelines have.
+  await expect(site.fetch("00000001000000000000000A", { gaps: "refused" })).rejects.toThrow(NotFoundError);
+  await expect(site.fetch("000000030000000000000007", { gaps: "refused" })).rejects.toThrow(NotFoundError);
+}, 20_000);
 
 test.each([
   ["what is not in the archive", "000000010000000000000009", {}, NotFoundError, "is not in the archive"],

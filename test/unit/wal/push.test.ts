@@ -172,3 +172,15 @@ describe("pushWal()", () => {
     expect(site.store.keys).toEqual([walKey(FIRST)]);
   });
 });
+
+test("pushWal() archives nothing else when the requested segment conflicts: this server writes another history", async () => {
+  await using site = await setUp();
+  await site.write(FIRST);
+  await site.push(FIRST);
+  await site.write(FIRST, { fill: 9 });
+  await site.write(SECOND, { fill: 9 });
+  await site.markReady(SECOND);
+  await expect(site.push(FIRST)).rejects.toThrow("is already archived with different content");
+  expect(site.store.keys).toEqual([`wal_005/${FIRST}.zst`]);
+  expect(await site.marks()).toEqual([`${SECOND}.ready`]);
+});
