@@ -7,7 +7,7 @@
 import { writeSync } from "node:fs";
 import { constants } from "node:os";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
-import { DestinationError, exitCodeOf, InterruptedError, reasonOf, systemCodeOf } from "./errors.ts";
+import { DestinationError, exitCodeOf, InterruptedError, NotFoundError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
 
 const words = process.argv.slice(2);
@@ -53,22 +53,24 @@ function adoptVariables(variables: Readonly<Record<string, string | undefined>>)
 /** Whatever goes wrong while it tells, the exit code is the one that counts. */
 function fail(error: unknown): never {
   try {
-    createLog(writeMessage, {
-      format: logFormat(),
-      level: "info",
-      now: () => new Date(),
-    }).error(error);
+    const log = createLog(writeMessage, { format: logFormat(), level: "info", now: () => new Date() });
+    // Every recovery asks for files that are not there, and ends with one: nothing is wrong.
+    if (isWalFetch() && error instanceof NotFoundError) log.info(error.message);
+    else log.error(error);
   } finally {
     process.exit(exitCode(error));
   }
 }
 
+function isWalFetch(): boolean {
+  return words.includes("wal-fetch");
+}
+
 /** The command is not known for certain when its words were wrong; a word alone is enough to be careful. */
 function exitCode(error: unknown): number {
-  const command = words.indexOf("wal-fetch");
-  if (command === -1) return exitCodeOf(error);
+  if (!isWalFetch()) return exitCodeOf(error);
   // The destination comes last, unless a flag does; which of the words are values of flags is not known here.
-  const destinations = words.slice(command + 1).filter((word) => !word.startsWith("-"));
+  const destinations = words.slice(words.indexOf("wal-fetch") + 1).filter((word) => !word.startsWith("-"));
   return walFetchExitCode(error, recoveryState(process.cwd(), destinations.toReversed()));
 }
 

@@ -1,10 +1,11 @@
 /** backup-mark: exempts a backup from retention, or takes that back. */
 import { IntegrityError, NotFoundError } from "../errors.ts";
-import { findBackup, readJsonObject } from "../repository/backup-catalog.ts";
+import { readJsonObject } from "../repository/backup-catalog.ts";
 import { backupKeys } from "../repository/keys.ts";
 import { withPermanence } from "../repository/sentinel.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
+import { selectBackup } from "./fetch.ts";
 
 /**
  * Rewrites the backup's metadata.json, the only object that is ever replaced.
@@ -12,11 +13,12 @@ import type { Log } from "../system/log.ts";
  * @throws NotFoundError  there is no such backup
  */
 export async function markBackup(
-  name: string,
+  nameOrLatest: string,
   permanence: "permanent" | "impermanent",
   { store, log }: { readonly store: ObjectStore; readonly log: Log },
 ): Promise<void> {
-  const backup = await findBackup(store, name);
+  const backup = await selectBackup(store, nameOrLatest);
+  const { name } = backup;
   if (backup.isPermanent === (permanence === "permanent")) {
     log.info(`backup "${name}" is ${permanence} already`);
     return;

@@ -145,6 +145,7 @@ async function nameOf(
   { value }: Deletion,
   backups: readonly { readonly name: string; readonly startSegment?: string }[],
 ): Promise<string> {
+  if (value === "LATEST") return backups.at(-1)?.name ?? value;
   if (!/^[0-9A-F]{24}$/.test(value ?? "")) return value ?? "";
   const from = backups.find(({ name }) => name.slice("base_".length) >= (value ?? ""));
   if (from) return from.name;

@@ -155,11 +155,11 @@ The least that is needed is WALB_S3_PREFIX=s3://bucket/path and credentials. "wa
 
 In postgresql.conf:
   archive_mode    = on
-  archive_command = 'envdir /etc/wal-e.d/env wal-b wal-push %p'
-  restore_command = 'envdir /etc/wal-e.d/env wal-b wal-fetch %f %p'
+  archive_command = 'wal-b --envdir /etc/wal-e.d/env wal-push %p'
+  restore_command = 'wal-b --envdir /etc/wal-e.d/env wal-fetch %f %p'
 Every night:
-  envdir /etc/wal-e.d/env wal-b backup-push /var/lib/postgresql/18/main
-  envdir /etc/wal-e.d/env wal-b delete retain 7 --confirm`;
+  wal-b --envdir /etc/wal-e.d/env backup-push /var/lib/postgresql/18/main
+  wal-b --envdir /etc/wal-e.d/env delete retain 7 --confirm`;
 
 function addCommand(program: Program, command: Command, choose: (words: Parsed) => void): Program {
   const positionals = Object.entries(command.positionals);

@@ -21,7 +21,7 @@ export const walFetch: Command = {
       help: "segments to keep ready ahead of recovery",
     },
   },
-  examples: [["restore_command = 'envdir /etc/wal-e.d/env wal-b wal-fetch %f %p'", "in postgresql.conf"]],
+  examples: [["restore_command = 'wal-b --envdir /etc/wal-e.d/env wal-fetch %f %p'", "in postgresql.conf"]],
 
   async run(words, context) {
     const [name, destination] = [

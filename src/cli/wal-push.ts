@@ -16,7 +16,7 @@ export const walPush: Command = {
       help: "segments archived at once",
     },
   },
-  examples: [["archive_command = 'envdir /etc/wal-e.d/env wal-b wal-push %p'", "in postgresql.conf"]],
+  examples: [["archive_command = 'wal-b --envdir /etc/wal-e.d/env wal-push %p'", "in postgresql.conf"]],
 
   async run(words, context) {
     const [{ openRepository }, { pushWal }] = await Promise.all([

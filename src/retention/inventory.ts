@@ -2,10 +2,10 @@
  * Everything that a retention plan must know, read completely or not at all: what cannot be read could be what is still
  * needed, so any failure here ends the command before anything is deleted.
  */
-import { Failure, IntegrityError } from "../errors.ts";
+import { Failure, IntegrityError, UsageError } from "../errors.ts";
 import { parseTimelineHistory, type TimelineHistory } from "../postgres/timeline-history.ts";
 import { readCatalog } from "../repository/backup-catalog.ts";
-import { BACKUPS, backupKeys, backupOfContent, backupOfSentinel } from "../repository/keys.ts";
+import { BACKUPS, backupKeys, backupOfContent, backupOfSentinel, parseBackupName } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
 import type { Inventory, WalEntry } from "./plan.ts";
@@ -13,12 +13,12 @@ import type { Inventory, WalEntry } from "./plan.ts";
 /** @throws IntegrityError  a sentinel or a timeline history cannot be read; StorageError and AccessError as the store */
 export async function readInventory(store: ObjectStore, archive: WalArchive): Promise<Inventory> {
   const { backups, unreadable } = await readCatalog(store);
-  const [first] = unreadable;
-  if (first) {
-    throw new IntegrityError(`backup "${first.name}" cannot be read, so nothing is deleted`, {
-      detail: first.failure instanceof Failure ? `${first.failure.message}.` : String(first.failure),
+  const [damaged] = unreadable.filter(({ failure }) => !(failure instanceof UsageError));
+  if (damaged) {
+    throw new IntegrityError(`backup "${damaged.name}" cannot be read, so nothing is deleted`, {
+      detail: damaged.failure instanceof Failure ? `${damaged.failure.message}.` : String(damaged.failure),
       hint: "What it needs cannot be known. If it is of no use, remove its sentinel by hand, then run the command again.",
-      cause: first.failure,
+      cause: damaged.failure,
     });
   }
 
@@ -32,7 +32,8 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
         parseTimelineHistory(file.timeline, new TextDecoder().decode(await archive.get(file))),
       );
   }
-  return { backups, wal, histories };
+  const others = unreadable.map(({ name }) => ({ name, startSegment: parseBackupName(name)?.startSegment ?? "" }));
+  return { backups, others, wal, histories };
 }
 
 /** What a backup that failed, or still runs, has left: objects of a backup without a sentinel. */

@@ -31,6 +31,8 @@ export interface Inventory {
   /** Oldest first, by the time they finished. */
   readonly backups: readonly RetainedBackup[];
   readonly wal: readonly WalEntry[];
+  /** Complete backups that this program cannot restore, such as WAL-E's: kept, with all WAL from their start on. */
+  readonly others: readonly { readonly name: string; readonly startSegment: string }[];
   /** Of each timeline whose history is archived; timeline 1 has none and needs none. */
   readonly histories: ReadonlyMap<number, TimelineHistory>;
 }
@@ -44,15 +46,25 @@ export interface RetentionPlan {
   readonly foreign: readonly string[];
 }
 
-/** Keeps the newest `count` backups of each cluster and every permanent one. `count` is at least 1. */
+/**
+ * Keeps the newest `count` backups of each cluster and every permanent one. `count` is at least 1.
+ *
+ * Where no backup goes, no WAL goes either: with fewer backups than asked for there is nothing to do.
+ */
 export function planRetain(count: number, inventory: Inventory): RetentionPlan {
   const newestFirst = inventory.backups.toReversed();
-  return planKeeping(inventory, (backup) => {
+  const plan = planKeeping(inventory, (backup) => {
     const rank =
       newestFirst.filter(({ systemIdentifier }) => systemIdentifier === backup.systemIdentifier).indexOf(backup) + 1;
-    if (rank <= count) return { keep: true, because: `newest ${rank} of ${count}` };
-    return { keep: false, because: `${rank - count} older than the ${count} to retain` };
+    return { keep: rank <= count, because: `${ordinal(rank)} newest; ${count} ${count === 1 ? "is" : "are"} kept` };
   });
+  return plan.removeBackups.length > 0 ? plan : { ...plan, removeWal: [], keptWal: inventory.wal.length };
+}
+
+/** 1st, 2nd, 3rd, 4th … 11th … 21st. */
+function ordinal(n: number): string {
+  const suffix = n % 100 >= 11 && n % 100 <= 13 ? "th" : (["th", "st", "nd", "rd"][n % 10] ?? "th");
+  return `${n}${suffix}`;
 }
 
 /**
@@ -81,14 +93,14 @@ export function planGarbage(inventory: Inventory): RetentionPlan {
 }
 
 /** Everything goes: permanent backups too, timeline histories too. The caller has made sure that this is meant. */
-export function planEverything({ backups, wal }: Inventory): RetentionPlan {
+export function planEverything({ backups, others, wal }: Inventory): RetentionPlan {
   const [removeWal, foreign] = [
     wal.filter(({ file }) => file !== undefined),
     wal.filter(({ file }) => file === undefined),
   ];
   return {
     keep: [],
-    removeBackups: backups.map(({ name }) => ({ name, because: "everything goes" })),
+    removeBackups: [...others, ...backups].map(({ name }) => ({ name, because: "everything goes" })),
     removeWal,
     keptWal: foreign.length,
     foreign: foreign.map(({ key }) => key),
@@ -105,14 +117,19 @@ function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Ve
   const isNeeded = (file: WalFile) =>
     retained.some((backup) => continues(backup, file, inventory.histories)) ||
     permanent.some((backup) => completes(backup, file));
+  const othersNeed = (file: WalFile) => inventory.others.some(({ startSegment }) => isBehind(file, startSegment));
   // Without any backup nothing tells what is still needed; the WAL of a cluster that has no backup yet must survive.
-  const removable = ({ file }: WalEntry) => file !== undefined && retained.length > 0 && !isNeeded(file);
+  const removable = ({ file }: WalEntry) =>
+    file !== undefined && retained.length + inventory.others.length > 0 && !isNeeded(file) && !othersNeed(file);
 
   return {
-    keep: judged.flatMap(({ backup, keep, because }) => {
-      if (keep) return { name: backup.name, because };
-      return backup.isPermanent ? { name: backup.name, because: "permanent" } : [];
-    }),
+    keep: [
+      ...inventory.others.map(({ name }) => ({ name, because: "of a kind that this program does not know" })),
+      ...judged.flatMap(({ backup, keep, because }) => {
+        if (keep) return { name: backup.name, because };
+        return backup.isPermanent ? { name: backup.name, because: "permanent" } : [];
+      }),
+    ],
     removeBackups: judged
       .filter(({ backup, keep }) => !keep && !backup.isPermanent)
       .map(({ backup, because }) => ({ name: backup.name, because })),
@@ -136,6 +153,11 @@ function continues(backup: RetainedBackup, file: WalFile, histories: ReadonlyMap
 
   const left = switchPointOf(histories.get(backup.timeline) ?? [], file.timeline);
   return left === undefined || number <= segmentNumber(segmentHolding(file.timeline, left, size), size);
+}
+
+/** Whether the file is at a segment's place in the log or behind it, on whatever timeline. */
+function isBehind(file: WalFile, startSegment: string): boolean {
+  return file.kind === "history" || file.name.slice(8, 24) >= startSegment.slice(8, 24);
 }
 
 /** Whether this backup alone, restored to the moment it ended, needs the file. */

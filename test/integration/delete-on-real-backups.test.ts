@@ -201,9 +201,9 @@ async function retainingTwo(because: {
 }
 
 const RETAIN_2 = {
-  third: "newest 2 of 2",
-  fourth: "newest 1 of 2",
-  first: "2 older than the 2 to retain",
+  third: "2nd newest; 2 are kept",
+  fourth: "1st newest; 2 are kept",
+  first: "4th newest; 2 are kept",
 };
 
 describe("on a directory", () => {

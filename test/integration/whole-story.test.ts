@@ -58,7 +58,7 @@ describe.each(["directory", ...s3.repositories.map(({ name }) => name)])("on %s"
 
     const before = await repository.keys();
     const planned = await runWalb(["delete", "retain", "2"], { as: server, env: repository.hostEnv });
-    expect(planned.stdout).toContain(`remove  ${names[0]}  1 older than the 2 to retain`);
+    expect(planned.stdout).toContain(`remove  ${names[0]}  3rd newest; 2 are kept`);
     expect(planned.stdout).toContain("nothing was removed: that needs --confirm");
     expect(await repository.keys()).toEqual(before);
 

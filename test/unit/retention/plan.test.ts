@@ -66,7 +66,12 @@ const namesOf = (wal: readonly WalEntry[]) => wal.map(({ key }) => key.slice("wa
 const FIRST = backup({ start: "0/2000028", stop: "0/3000100", day: 1 });
 const SECOND = backup({ start: "0/5000028", stop: "0/6000000", day: 2 });
 const THIRD = backup({ start: "0/8000028", stop: "0/8000100", day: 3 });
-const INVENTORY: Inventory = { backups: [FIRST, SECOND, THIRD], wal: segments(1, 1, 9), histories: new Map() };
+const INVENTORY: Inventory = {
+  backups: [FIRST, SECOND, THIRD],
+  wal: segments(1, 1, 9),
+  others: [],
+  histories: new Map(),
+};
 
 /** `backups` with one of them permanent. */
 const withPermanent = (permanent: RetainedBackup): Inventory => ({
@@ -80,8 +85,8 @@ describe("planRetain()", () => {
   test.each([
     ["the newest alone", 1, INVENTORY, [FIRST.name, SECOND.name], ["01", "02", "03", "04", "05", "06", "07"]],
     ["the newest two", 2, INVENTORY, [FIRST.name], ["01", "02", "03", "04"]],
-    ["as many as there are", 3, INVENTORY, [], ["01"]],
-    ["more than there are: nothing goes but WAL that none of them needs", 9, INVENTORY, [], ["01"]],
+    ["as many as there are: nothing goes, not even WAL before them", 3, INVENTORY, [], []],
+    ["more than there are: nothing goes", 9, INVENTORY, [], []],
     // Of a permanent one, what it needs to be restored to the moment it ended; its stop is the first byte of 06.
     ["a permanent one too", 1, withPermanent(SECOND), [FIRST.name], ["01", "02", "03", "04", "06", "07"]],
     ["a permanent one that spans two segments", 1, withPermanent(FIRST), [SECOND.name], ["01", "04", "05", "06", "07"]],
@@ -99,9 +104,9 @@ describe("planRetain()", () => {
     const plan = planRetain(1, withPermanent(FIRST));
     expect(plan.keep).toEqual([
       { name: FIRST.name, because: "permanent" },
-      { name: THIRD.name, because: "newest 1 of 1" },
+      { name: THIRD.name, because: "1st newest; 1 is kept" },
     ]);
-    expect(plan.removeBackups).toEqual([{ name: SECOND.name, because: "1 older than the 1 to retain" }]);
+    expect(plan.removeBackups).toEqual([{ name: SECOND.name, because: "2nd newest; 1 is kept" }]);
   });
 
   test("counts the backups of each cluster for themselves", () => {
@@ -110,6 +115,13 @@ describe("planRetain()", () => {
     expect(plan.keep.map(({ name }) => name)).toEqual([other.name, THIRD.name]);
     expect(namesOf(plan.removeWal)).toEqual(["01", "02", "03"].map((last) => `${HEX}${last}`));
   });
+});
+
+test("a backup of another kind stays, with all WAL from its start on", () => {
+  const others = [{ name: `base_${HEX}04_00000040`, startSegment: `${HEX}04` }];
+  const plan = planRetain(1, { ...INVENTORY, others });
+  expect(plan.keep.map(({ name }) => name)).toEqual([others[0]?.name ?? "", THIRD.name]);
+  expect(namesOf(plan.removeWal)).toEqual(["01", "02", "03"].map((last) => `${HEX}${last}`));
 });
 
 test("timeline histories, and what PostgreSQL did not archive, always stay", () => {
@@ -132,7 +144,7 @@ describe("timelines", () => {
   const wal = [...segments(1, 1, 9), entry("00000002.history"), ...segments(2, 5, 9)];
 
   test("WAL that the old one went on with after it was left goes, once every backup kept is on the new one", () => {
-    const plan = planRetain(1, { backups: [FIRST, onNew], wal, histories: new Map([[2, history]]) });
+    const plan = planRetain(1, { backups: [FIRST, onNew], wal, others: [], histories: new Map([[2, history]]) });
     expect(namesOf(plan.removeWal)).toEqual([
       ...["01", "02", "03", "04", "05", "06", "07", "08", "09"].map((last) => `${HEX}${last}`),
       ...["05", "06"].map((last) => `0000000200000000000000${last}`),
@@ -140,13 +152,18 @@ describe("timelines", () => {
   });
 
   test("without the history nothing is known of where it was left, so all that could follow stays", () => {
-    const plan = planRetain(1, { backups: [FIRST, onNew], wal, histories: new Map() });
+    const plan = planRetain(1, { backups: [FIRST, onNew], wal, others: [], histories: new Map() });
     expect(namesOf(plan.removeWal)).not.toContain(`${HEX}09`);
     expect(namesOf(plan.removeWal)).toContain(`${HEX}06`);
   });
 
   test("a timeline that begins after a backup that is kept stays, however it came about", () => {
-    const plan = planRetain(2, { backups: [FIRST, SECOND], wal: [...wal, ...segments(7, 6, 8)], histories: new Map() });
+    const plan = planGarbage({
+      backups: [FIRST, SECOND],
+      wal: [...wal, ...segments(7, 6, 8)],
+      others: [],
+      histories: new Map(),
+    });
     expect(namesOf(plan.removeWal)).toEqual([`${HEX}01`]);
   });
 });
@@ -183,7 +200,7 @@ test("planGarbage() keeps every backup, and removes WAL that none of them needs"
 test("planEverything() removes permanent backups and histories too, but nothing that is none of ours", () => {
   const foreign: WalEntry = { key: "wal_005/readme.txt", sizeBytes: 1 };
   const { backups } = withPermanent(FIRST);
-  const plan = planEverything({ backups, wal: [entry("00000002.history"), foreign], histories: new Map() });
+  const plan = planEverything({ backups, wal: [entry("00000002.history"), foreign], others: [], histories: new Map() });
   expect(plan.removeBackups).toHaveLength(3);
   expect(namesOf(plan.removeWal)).toEqual(["00000002.history"]);
   expect(plan).toMatchObject({ keep: [], keptWal: 1, foreign: [foreign.key] });
@@ -270,7 +287,7 @@ function randomWorld({ below, pick }: ReturnType<typeof random>): World {
       .filter(({ timeline }) => timeline > 1 && below(4) > 0)
       .map(({ timeline }): [number, TimelineHistory] => [timeline, historyOf(timeline, branches)]),
   );
-  return { branches, inventory: { backups, wal, histories } };
+  return { branches, inventory: { backups, wal, others: [], histories } };
 }
 
 function historyOf(timeline: number, branches: readonly Branch[]): TimelineHistory {
