@@ -1,5 +1,6 @@
 /** A base backup under load, restored in every way that there is for tablespaces, row for row. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync } from "node:fs";
 import { lstat, mkdir, readdir, readFile, readlink, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
@@ -59,6 +60,8 @@ describe.each(POSTGRES_MAJORS.map((major) => ({ major, ...(CLUSTERS[major] as Cl
     let server: PostgresServer;
     let oid: string;
     let expected: Record<string, string>;
+    /** Files of unlogged and temporary tables, relative to the data directory. */
+    let passing: readonly string[];
 
     beforeAll(async () => {
       repository = await temporaryRepository();
@@ -92,6 +95,12 @@ describe.each(POSTGRES_MAJORS.map((major) => ({ major, ...(CLUSTERS[major] as Cl
       await using temporary = await server.connect();
       await temporary.query(`CREATE TEMPORARY TABLE passing AS SELECT generate_series(1, 1000) AS id;
                              CREATE TEMPORARY TABLE passing_elsewhere TABLESPACE space AS SELECT 1 AS id`);
+      const tables = ["forgotten", "forgotten_elsewhere", "passing", "passing_elsewhere"];
+      const { rows } = await temporary.query<{ path: string }>(
+        "SELECT pg_relation_filepath(name::regclass) AS path FROM unnest($1::text[]) AS name",
+        [tables],
+      );
+      passing = rows.map(({ path }) => path);
       await using load = await startLoad(server);
       await pushBackup(server, { ...repository.env, ...SMALL_PARTS });
       await load.stop();
@@ -185,6 +194,12 @@ describe.each(POSTGRES_MAJORS.map((major) => ({ major, ...(CLUSTERS[major] as Cl
             `${name} ${fileMode.toString(8)}`,
           );
         if (way !== "prepared") expect((await modeOf(place)).toString(8)).toBe(directoryMode.toString(8));
+
+        expect(passing).toHaveLength(4);
+        for (const path of passing) {
+          expect(existsSync(join(directory, path))).toBe(false);
+          expect(existsSync(join(directory, `${path}_init`))).toBe(!path.includes("/t"));
+        }
 
         const names = await readdir(directory);
         for (const name of ["tablespace_map", "postmaster.pid", "postmaster.opts", "recovery.signal"])

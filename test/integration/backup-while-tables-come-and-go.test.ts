@@ -1,5 +1,6 @@
 /** Tables and databases are made, grown, truncated and dropped while their files are read. */
 import { expect, test } from "bun:test";
+import { existsSync } from "node:fs";
 import {
   archiveEverything,
   contentOf,
@@ -7,6 +8,7 @@ import {
   pushBackup,
   recover,
   startArchiving,
+  startWalb,
   temporaryRepository,
   verifyBackup,
 } from "../support/backups.ts";
@@ -88,3 +90,49 @@ test.each([12, 17])(`PostgreSQL %i: each of ${BACKUPS} backups restores every ro
     expect(await recovered.psql("SELECT string_agg(datname, ' ' ORDER BY datname) FROM pg_database")).toBe(databases);
   }
 });
+
+// Which file it reads is seen in /proc.
+if (process.platform !== "linux") {
+  process.stderr.write("not tested: a file that changes in the very moment it is read: that needs Linux\n");
+} else {
+  test("a file that shrinks, one that grows and one that vanishes in the moment they are read", async () => {
+    await using own = await temporaryRepository();
+    await using server = await startArchiving(own.env, { major: 16, settings: { autovacuum: "off" } });
+    const content = (rows: number) =>
+      `SELECT n AS id, repeat(md5(n::text), 30) AS note FROM generate_series(1, ${rows}) n`;
+    // Made one after the other, so their files are next to each other in the order in which they are read.
+    await server.query(`CREATE TABLE shrinking AS ${content(25000)}`);
+    await server.query(`CREATE TABLE vanishing AS ${content(10)}`);
+    await server.query(`CREATE TABLE growing AS ${content(25000)}; CHECKPOINT`);
+    const pathOf = async (table: string) =>
+      `${server.dataDirectory}/${await server.psql(`SELECT pg_relation_filepath('${table}')`)}`;
+    const [shrinking, vanishing, growing] = await Promise.all(["shrinking", "vanishing", "growing"].map(pathOf));
+
+    await using running = await startWalb(server, ["backup-push", server.dataDirectory], {
+      ...own.env,
+      WALB_UPLOAD_CONCURRENCY: "1",
+    });
+    await running.stopWhileItReads(shrinking ?? "");
+    await server.query("TRUNCATE shrinking");
+    await server.query("DROP TABLE vanishing");
+    await server.query("CHECKPOINT");
+    expect(existsSync(vanishing ?? "")).toBe(false);
+    running.signal("SIGCONT");
+    await running.stopWhileItReads(growing ?? "");
+    await server.query(`INSERT INTO growing ${content(10000)}`);
+    await server.query("CHECKPOINT");
+    running.signal("SIGCONT");
+    expect({ ...(await running.ended()), said: running.stderr }).toEqual({
+      exitCode: 0,
+      signal: null,
+      said: expect.any(String),
+    });
+    await archiveEverything(server, own);
+
+    const directory = `${server.directory}/restored`;
+    await fetchBackup(server, own.env, { directory });
+    expect((await verifyBackup(directory)).stdout).toBe("backup successfully verified\n");
+    await using recovered = await recover(directory, own.env);
+    expect(await contentOf(recovered)).toEqual(await contentOf(server));
+  });
+}

@@ -1,6 +1,6 @@
 /** What the scenarios of base backups share: a server that archives with the compiled binary, its backups, their recovery. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo, serverAccount, shortTemporaryDirectory } from "./account.ts";
 import { systemPostgres } from "./postgres-binaries.ts";
@@ -202,6 +202,28 @@ export class RunningWalb implements AsyncDisposable {
         throw new Error(`wal-b ended with ${exitCode ?? signal} without "${text}":\n${this.#stderr}`);
       }
       await Bun.sleep(5);
+    }
+  }
+
+  /**
+   * Stops it (SIGSTOP) while it has this file open, by what Linux says in /proc.
+   *
+   * @throws Error  it ended without
+   */
+  async stopWhileItReads(path: string): Promise<void> {
+    const descriptors = `/proc/${this.#child.pid}/fd`;
+    const reads = async () => {
+      const names = await readdir(descriptors).catch(() => []);
+      const paths = await Promise.all(names.map((name) => readlink(join(descriptors, name)).catch(() => "")));
+      return paths.includes(path);
+    };
+    for (;;) {
+      if (await reads()) {
+        this.signal("SIGSTOP");
+        if (await reads()) return;
+        this.signal("SIGCONT");
+      }
+      if (!this.isRunning) throw new Error(`wal-b ended without having been seen reading "${path}":\n${this.#stderr}`);
     }
   }
 
