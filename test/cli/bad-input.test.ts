@@ -282,7 +282,7 @@ describe("settings", () => {
         ["WALB_TAR_SIZE_THRESHOLD", "1kB", "a size in bytes, or with kB, MB, GB, from 1MB to 64GB"],
         ["WALB_S3_MAX_PART_SIZE", "1e9", "a size in bytes, or with kB, MB, GB, from 5MB to 5GB"],
         ["AWS_S3_FORCE_PATH_STYLE", "yes", "true, false"],
-        ["WALB_S3_CONDITIONAL_WRITES", "never", "require, emulate"],
+        ["WALB_S3_CONDITIONAL_WRITES", "never", "detect, require, emulate"],
         ["WALB_LOG_FORMAT", "xml", "text, json"],
       ] as const
     ).map(([variable, value, allowed]) => ({

@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { chmod, mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
-import { answer, startScriptedS3 } from "../support/scripted-s3.ts";
+import { answer, s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
 import { Site } from "../support/site.ts";
 import { ensureProgram } from "../support/system-packages.ts";
 
@@ -140,9 +140,17 @@ describe("as WAL-E", () => {
   test("flags come before the command, in WAL-E's order", async () => {
     await using site = await Site.create();
     for (const name of [A, B, C]) await site.waiting(name);
-    await using s3 = await startScriptedS3(({ method }) =>
-      method === "PUT" ? answer(200, "", { etag: '"x"' }) : answer(200, "<ListBucketResult></ListBucketResult>"),
-    );
+    const stored = new Set<string>();
+    await using s3 = await startScriptedS3(({ method, target, headers }) => {
+      const [key = "", query = ""] = target.split("?");
+      if (query.includes("list-type")) return answer(200, "<ListBucketResult></ListBucketResult>");
+      // An answer to HEAD has no body.
+      if (method === "HEAD") return answer(404);
+      if (method !== "PUT") return s3Error(404, "NoSuchKey");
+      if (stored.has(key) && headers["if-none-match"] === "*") return s3Error(412, "PreconditionFailed");
+      stored.add(key);
+      return answer(200, "", { etag: '"x"' });
+    });
     await symlink(site.program, join(site.directory, "wal-e"));
     const env = {
       ...NOTHING,
@@ -154,9 +162,7 @@ describe("as WAL-E", () => {
     const result = await site.run([join(site.directory, "wal-e"), ...words], { env });
     expect(result).toMatchObject({ exitCode: 0, stdout: "" });
     const puts = s3.requests.filter(({ method }) => method === "PUT");
-    expect(puts.map(({ target }) => target.split("?")[0]).sort()).toEqual(
-      [A, B].map((name) => `/bucket/some/prefix/wal_005/${name}.zst`),
-    );
+    expect([...stored].sort()).toEqual([A, B].map((name) => `/bucket/some/prefix/wal_005/${name}.zst`));
     for (const { headers } of s3.requests) expect(headers["authorization"]).toContain("Credential=ACCESSKEY/");
     for (const { headers } of puts) expect(headers["if-none-match"]).toBe("*");
     expect(await site.marks()).toEqual([`${A}.ready`, `${B}.done`, `${C}.ready`]);

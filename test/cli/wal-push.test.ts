@@ -340,6 +340,16 @@ describe("a repository that cannot be written to", () => {
     expect(await site.listing()).toEqual(before);
   });
 
+  test("one on a file system that is mounted read-only: told", async () => {
+    await using site = await Site.create();
+    await site.segment(A);
+    const script = `mount -o remount,ro "$DISK"; "$WALB" wal-push pg_wal/${A}`;
+    expect(await onSmallDisk(site, site.repository, script)).toMatchObject({
+      exitCode: 69,
+      stderr: `wal-b: ERROR: could not write "file://${site.archive}/${A}.zst"\n  DETAIL: EROFS: read-only file system, mkdir '${site.archive}'.\n  HINT: The repository is mounted read-only.\n`,
+    });
+  });
+
   test("a full disk: told, nothing is left behind, and once there is room it succeeds", async () => {
     await using site = await Site.create();
     const content = await site.segment(A, { sizeBytes: 16 * MiB });

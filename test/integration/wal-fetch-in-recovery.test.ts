@@ -86,7 +86,7 @@ async function restore({ primary, walb, store }: Scene, name: string, signal: st
   return directory;
 }
 
-const IMPATIENT = { WALB_RETRY_DEADLINE: "1s", WALG_RECOVERY_RETRY_DEADLINE: "1s", WALG_STANDBY_RETRY_DEADLINE: "1s" };
+const IMPATIENT = { WALB_RETRY_DEADLINE: "1s", WALB_RECOVERY_RETRY_DEADLINE: "1s", WALB_STANDBY_RETRY_DEADLINE: "1s" };
 
 async function untilPromoted(server: PostgresServer): Promise<void> {
   await server.waitFor(async () => (await server.psql("SELECT pg_is_in_recovery()")) === "f", {
@@ -101,7 +101,7 @@ function recoveryTests(scene: () => Scene): void {
     // PostgreSQL waits in the middle until the store is gone.
     const gate = join(primary.directory, "gate");
     const restoreCommand = `if [ %f = ${middle} ]; then touch ${gate}.reached; while [ ! -e ${gate}.gone ]; do sleep 0.05; done; fi; ${walb} wal-fetch %f %p`;
-    const env = { ...store.env, ...IMPATIENT, WALG_PREFETCH: "0" };
+    const env = { ...store.env, ...IMPATIENT, WALB_PREFETCH: "0" };
     await using server = await startPostgresOn(directory, {
       settings: { restore_command: restoreCommand, archive_command: `${walb} wal-push %p` },
       env,

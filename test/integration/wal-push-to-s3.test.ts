@@ -32,7 +32,7 @@ const environment = (server: S3ServerDescription, bucket: string) => ({
   AWS_ACCESS_KEY_ID: server.accessKeyId,
   AWS_SECRET_ACCESS_KEY: server.secretAccessKey,
   WALB_RETRY_DEADLINE: "1s",
-  WALG_RECOVERY_RETRY_DEADLINE: "1s",
+  WALB_RECOVERY_RETRY_DEADLINE: "1s",
 });
 
 async function listing(server: S3Server, bucket: string): Promise<Record<string, string>> {

@@ -46,9 +46,9 @@ export class Site implements AsyncDisposable {
     return site;
   }
 
-  /** Absent values take a variable away. */
+  /** Without prefetching, which would go on after a command has ended. */
   get env(): Record<string, string> {
-    return { WALB_FILE_PREFIX: this.repository, TMPDIR: join(this.directory, "tmp") };
+    return { WALB_FILE_PREFIX: this.repository, TMPDIR: join(this.directory, "tmp"), WALB_PREFETCH: "0" };
   }
 
   /** Runs wal-b in the data directory, as PostgreSQL does. */
