@@ -9,14 +9,14 @@ import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { decodeContent } from "../codec/content.ts";
 import type { Zstd } from "../codec/zstd.ts";
-import { Failure, IntegrityError, NotFoundError } from "../errors.ts";
+import { Failure, IntegrityError, NotFoundError, systemCodeOf } from "../errors.ts";
 import { BACKUP_MANIFEST, parseBackupManifest } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { type Backup, findBackup, listParts, readCatalog, readJsonObject } from "../repository/backup-catalog.ts";
 import { partsOfFilesMetadata } from "../repository/files-metadata.ts";
 import { backupKeys, partKey, partsFolder } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
-import { syncDirectory } from "../system/atomic-file.ts";
+import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { checkSpace } from "./space.ts";
@@ -76,10 +76,22 @@ export async function fetchBackup(name: string, target: string, context: BackupF
   await finishDirectories(prepared);
 
   await syncTree(target, prepared.tablespaceDirectories, signal);
-  await rename(join(target, PG_CONTROL_UNTIL_COMPLETE), join(target, PG_CONTROL_PATH));
-  await syncDirectory(join(target, "global"));
+  await putControlInPlace(target, backup.name);
   log.info(`restored backup "${backup.name}": ${restored.files} files, ${(restored.bytes / 2 ** 20).toFixed(1)} MiB`);
   return backup;
+}
+
+async function putControlInPlace(target: string, backup: string): Promise<void> {
+  try {
+    await rename(join(target, PG_CONTROL_UNTIL_COMPLETE), join(target, PG_CONTROL_PATH));
+    await syncDirectory(join(target, "global"));
+  } catch (cause) {
+    if (systemCodeOf(cause) !== "ENOENT") throw destinationError(`could not put "${PG_CONTROL_PATH}" in place`, cause);
+    throw new IntegrityError(`backup "${backup}" has no ${PG_CONTROL_PATH}`, {
+      hint: "Restore another backup.",
+      cause,
+    });
+  }
 }
 
 export async function selectBackup(store: ObjectStore, name: string): Promise<Backup> {

@@ -15,6 +15,7 @@ import type { BackupUpload, PartWriter } from "../repository/backup-upload.ts";
 import type { FilesMetadataWriter } from "../repository/files-metadata.ts";
 import { PG_CONTROL_PART, partName } from "../repository/keys.ts";
 import { forEachAtOnce } from "../system/pool.ts";
+import type { RateLimit } from "../system/rate-limit.ts";
 import { openDataFile } from "./read-file.ts";
 
 export interface PackContext {
@@ -22,6 +23,7 @@ export interface PackContext {
   readonly manifest: BackupManifestWriter;
   readonly filesMetadata: FilesMetadataWriter;
   readonly totals: Totals;
+  readonly readRate: RateLimit;
   /** Aborted when the backup cannot succeed any more. */
   readonly signal: AbortSignal;
 }
@@ -154,7 +156,7 @@ export async function fileModeOf(dataDirectory: string): Promise<number> {
 async function addFile(
   entry: DataFile,
   writer: PartWriter,
-  { manifest, totals, signal }: PackContext,
+  { manifest, totals, readRate, signal }: PackContext,
 ): Promise<Date | undefined> {
   await using file = await openDataFile(entry.absolutePath);
   if (file === undefined) return undefined;
@@ -163,6 +165,7 @@ async function addFile(
   const hash = new Bun.CryptoHasher("sha256");
   const hashed = async function* () {
     for await (const bytes of file.content(signal)) {
+      await readRate.take(bytes.byteLength, signal);
       hash.update(bytes);
       yield bytes;
     }

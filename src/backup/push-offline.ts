@@ -42,6 +42,7 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
     manifest: new BackupManifestWriter(),
     filesMetadata: new FilesMetadataWriter(),
     totals: noTotals(),
+    readRate: context.readRate,
     signal,
   };
   const tablespaces: { oid: string; location: string }[] = [];

@@ -16,6 +16,7 @@ import type { Connection } from "../postgres/connection.ts";
 import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
 import { formatLsn } from "../postgres/lsn.ts";
 import { readPgControl } from "../postgres/pg-control.ts";
+import { readServerFacts } from "../postgres/server-facts.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import { segmentAt, segmentBefore, segmentNumber, type WalSegment } from "../postgres/wal-segment.ts";
 import { beginBackupUpload } from "../repository/backup-upload.ts";
@@ -25,6 +26,7 @@ import type { OverwriteProof } from "../repository/overwrite-proof.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
+import type { RateLimit } from "../system/rate-limit.ts";
 import {
   fileModeOf,
   noTotals,
@@ -44,6 +46,7 @@ export interface BackupPushContext {
   readonly proof: OverwriteProof;
   readonly zstd: Zstd;
   readonly limits: PackLimits;
+  readonly readRate: RateLimit;
   readonly archiveTimeoutMs: number;
   readonly permanence: "permanent" | "impermanent";
   readonly hostname: string;
@@ -81,6 +84,7 @@ export async function pushBackup(
     manifest: new BackupManifestWriter(),
     filesMetadata: new FilesMetadataWriter(),
     totals: noTotals(),
+    readRate: context.readRate,
     signal,
   };
   const versionDirectory = await versionDirectoryOf(dataDirectory, session);
@@ -113,11 +117,13 @@ async function startSession(
   { log }: BackupPushContext,
 ): Promise<BackupSession> {
   const label = "wal-b";
+  // What is wrong is found before the server is made to write a checkpoint.
+  const server = await readServerFacts(connection);
+  await checkArchiving(connection, server);
+  await checkDataDirectory(dataDirectory, server);
   log.info("waiting for the server's checkpoint");
   const session = await startBackupSession({ connection, label, checkpoint: "fast", log });
   try {
-    await checkArchiving(connection, session.server);
-    await checkDataDirectory(dataDirectory, session.server);
     await checkSeesBackupStart(dataDirectory, session.startLsn);
     return session;
   } catch (error) {

@@ -107,10 +107,7 @@ async function writeFile(path: string, entry: TarEntry, context: UnpackContext):
       hash?.update(bytes);
       await writeAll(file, bytes, place);
     }
-    // Permission bits only, and none for others: a data directory is nobody else's business.
-    await file.chmod(entry.mode & 0o770);
-    if (context.owner) await file.chown(context.owner.uid, context.owner.gid);
-    await file.utimes(entry.modifiedAt, entry.modifiedAt);
+    await setAttributes(file, entry, place, context.owner);
   } finally {
     await file.close();
   }
@@ -120,6 +117,22 @@ async function writeFile(path: string, entry: TarEntry, context: UnpackContext):
     });
   }
   restored.add(path, entry.sizeBytes);
+}
+
+async function setAttributes(
+  file: FileHandle,
+  entry: TarEntry,
+  place: string,
+  owner: Owner | undefined,
+): Promise<void> {
+  try {
+    // Permission bits only, and none for others: a data directory is nobody else's business.
+    await file.chmod(entry.mode & 0o770);
+    if (owner) await file.chown(owner.uid, owner.gid);
+    await file.utimes(entry.modifiedAt, entry.modifiedAt);
+  } catch (cause) {
+    throw destinationError(`could not set mode, owner and time of "${place}"`, cause);
+  }
 }
 
 /** A file that is in no part. @throws DestinationError  it could not be made */

@@ -1,6 +1,8 @@
 /** wal-b backup-push [data directory] */
 import { hostname } from "node:os";
+import { resolve } from "node:path";
 import { UsageError } from "../errors.ts";
+import { rateLimit, UNLIMITED } from "../system/rate-limit.ts";
 import { VERSION } from "../version.ts";
 import type { Command, CommandContext, Words } from "./command.ts";
 
@@ -14,6 +16,12 @@ export const backupPush: Command = {
   },
   options: {
     "pool-size": { alias: "p", kind: "text", value: "N", setting: "uploadConcurrency", help: "parts written at once" },
+    "cluster-read-rate-limit": {
+      kind: "text",
+      value: "BYTES",
+      setting: "diskRateLimit",
+      help: "read no more than this many bytes a second",
+    },
     permanent: { kind: "flag", help: "exempt the backup from retention, as backup-mark does" },
     "while-offline": { kind: "flag", help: "back up a cluster that is shut down" },
     json: { kind: "flag", help: "print the new backup as JSON" },
@@ -50,7 +58,8 @@ async function pushOnline(words: Words, context: CommandContext) {
   ]);
   await using repository = await openRepository(context);
   const { env, log, signal } = context;
-  const given = words.text("directory");
+  const word = words.text("directory");
+  const given = word === undefined ? undefined : resolve(context.workingDirectory, word);
   const libpq = libpqSettings({ env, account: currentAccount(env), dataDirectory: given });
   await using connection = await connectToPostgres(libpq, { log, signal });
   const directory = given ?? (await readDataDirectory(connection));
@@ -66,7 +75,10 @@ async function pushOffline(words: Words, context: CommandContext) {
   if (directory === undefined)
     throw new UsageError("no directory was given", { hint: "A server that is shut down cannot be asked for it." });
   await using repository = await openRepository(context);
-  return await pushOfflineBackup(directory, await pushContext(repository, words, context));
+  return await pushOfflineBackup(
+    resolve(context.workingDirectory, directory),
+    await pushContext(repository, words, context),
+  );
 }
 
 async function pushContext(
@@ -80,6 +92,7 @@ async function pushContext(
     proof,
     zstd: await zstd(),
     limits: { partsAtOnce: settings.uploadConcurrency, partContentBytes: settings.tarSizeThresholdBytes },
+    readRate: settings.diskRateLimit === 0 ? UNLIMITED : rateLimit(settings.diskRateLimit),
     archiveTimeoutMs: settings.archiveTimeoutMs,
     permanence: words.isSet("permanent") ? ("permanent" as const) : ("impermanent" as const),
     hostname: hostname(),

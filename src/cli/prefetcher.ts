@@ -1,57 +1,100 @@
-/** wal-fetch's side of the prefetcher: takes what is ready, and sees to it that one is at work. */
+/** wal-fetch's side of the prefetcher: takes what is ready, and sees to it that one is at work while it is of use. */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { stat } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import type { Settings } from "../config/settings.ts";
 import { reasonOf } from "../errors.ts";
-import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
-import { parseWalFile } from "../postgres/wal-segment.ts";
+import { PG_CONTROL_PATH, type PgControl, readPgControl } from "../postgres/pg-control.ts";
+import {
+  isSegmentSize,
+  parseWalFile,
+  segmentAt,
+  segmentNumber,
+  type WalFile,
+  type WalSegment,
+} from "../postgres/wal-segment.ts";
 import { PrefetchDirectory } from "../wal/prefetch-directory.ts";
 import type { CommandContext, Words } from "./command.ts";
 import { recoveryState } from "./recovery.ts";
 
-/** What PostgreSQL's recovery calls the segment that it asks for; pg_rewind and people use other names. */
-const ASKED_BY_RECOVERY = "RECOVERYXLOG";
+/** What PostgreSQL's recovery calls the files that it asks for; pg_rewind and people use other names. */
+const ASKED_BY_RECOVERY = ["RECOVERYXLOG", "RECOVERYHISTORY"];
+
+/**
+ * pg_rewind and base backups, PostgreSQL's and others', leave out what begins so, wherever it is (PG_TEMP_FILE_PREFIX; filemap.c,
+ * basebackup.c).
+ */
+const DIRECTORY_IN_PG_WAL = "pgsql_tmp_wal-b";
 
 /** A segment that is on its way is waited for this long before wal-fetch reads it itself. */
 const WAIT_MS = 10_000;
 
+/** A standby that got the segment before this one less long ago has more to catch up with than one segment at a time. */
+const CATCHING_UP_MS = 2_000;
+
 export interface Prefetcher {
   take(): Promise<"taken" | "not ready">;
-  /** Tells it where recovery is, and starts one unless it is at work. */
+  /** Tells it where recovery is, and starts one if that is of use. */
   advance(): Promise<void>;
 }
 
-/** @returns undefined where there is nothing to prefetch for: no recovery, no segment, or switched off */
+/** @returns undefined where there is nothing to prefetch for: no recovery, no segment or history, or switched off */
 export function prefetcherFor(
   name: string,
   destination: string,
   words: Words,
   context: CommandContext,
 ): Prefetcher | undefined {
-  const { settings, workingDirectory } = context;
+  const { settings, workingDirectory, log } = context;
+  const state = recoveryState(workingDirectory, [destination]);
+  const dataDirectory = dirname(dirname(destination));
+  const file = parseWalFile(name);
   const isRecovery =
-    basename(destination) === ASKED_BY_RECOVERY &&
-    recoveryState(workingDirectory, [destination]) !== "no recovery" &&
-    existsSync(join(dirname(dirname(destination)), PG_CONTROL_PATH));
-  if (!isRecovery || settings.prefetchCount === 0 || parseWalFile(name)?.kind !== "segment") return undefined;
+    ASKED_BY_RECOVERY.includes(basename(destination)) &&
+    state !== "no recovery" &&
+    existsSync(join(dataDirectory, PG_CONTROL_PATH));
+  if (!isRecovery || settings.prefetchCount === 0 || file === undefined) return undefined;
 
-  const directory = new PrefetchDirectory(prefetchPath(destination, settings.prefetchDirectory));
+  const open = async () => {
+    const control = await readPgControl(dataDirectory);
+    return { control, directory: prefetchDirectoryOf(destination, settings, control.systemIdentifier) };
+  };
   // Prefetching changes how fast recovery is, never what it sees: what goes wrong here must not become an exit code.
-  const goOnWithout = (cause: unknown) =>
-    context.log.warning(`cannot prefetch into "${directory.path}"`, { detail: `${reasonOf(cause)}.` });
+  const goOnWithout = (cause: unknown) => log.warning("cannot prefetch WAL", { detail: `${reasonOf(cause)}.` });
+
   return {
     async take() {
       try {
-        return await directory.take(name, destination, WAIT_MS);
+        const { directory } = await open();
+        if (file.kind !== "segment") {
+          // The last thing that recovery asks for is histories: then nobody comes who would remove what a killed one left.
+          if ((await directory.prefetcher()) === "dead") await directory.remove();
+          return "not ready";
+        }
+        const outcome = await directory.take(name, destination, WAIT_MS);
+        if (outcome === "damaged") log.warning(`discarded "${name}": it was damaged after it was prefetched`);
+        return outcome === "taken" ? "taken" : "not ready";
       } catch (cause) {
         goOnWithout(cause);
         return "not ready";
       }
     },
+
     async advance() {
+      if (file.kind !== "segment") return;
       try {
-        await directory.setPosition(name);
-        if (!(await directory.hasPrefetcher())) startDetached(destination, words, context);
+        const { control, directory } = await open();
+        if ((await directory.prefetcher()) === "alive") {
+          await directory.setPosition(name);
+          await directory.endLoading(name);
+        } else if (state === "recovery" || (await isCatchingUp(file, destination, control))) {
+          await directory.create(name);
+          await directory.endLoading(name);
+          startDetached(destination, words, context);
+        } else {
+          await directory.remove();
+        }
       } catch (cause) {
         goOnWithout(cause);
       }
@@ -59,16 +102,58 @@ export function prefetcherFor(
   };
 }
 
+/**
+ * Removes what a killed prefetcher left: for wal-push, which sees a server go on after recovery.
+ *
+ * @param path  of a file in pg_wal
+ */
+export async function removeLeftovers(path: string, { settings, workingDirectory }: CommandContext): Promise<void> {
+  try {
+    const directory = new PrefetchDirectory(prefetchPath(resolve(workingDirectory, path), settings.prefetchDirectory), "");
+    if ((await directory.prefetcher()) === "dead") await directory.remove();
+  } catch {
+    // What is not ours stays.
+  }
+}
+
+export function prefetchDirectoryOf(
+  destination: string,
+  settings: Settings,
+  systemIdentifier: bigint,
+): PrefetchDirectory {
+  const { s3Prefix, filePrefix, endpoint, prefetchDirectory } = settings;
+  const source = JSON.stringify([s3Prefix, filePrefix, endpoint, String(systemIdentifier)]);
+  return new PrefetchDirectory(prefetchPath(destination, prefetchDirectory), source);
+}
+
 /** With a directory of its own, several clusters may share the setting. */
-export function prefetchPath(destination: string, setting: string | undefined): string {
+function prefetchPath(destination: string, setting: string | undefined): string {
   const walDirectory = dirname(destination);
-  if (setting === undefined) return join(walDirectory, ".wal-b");
+  if (setting === undefined) return join(walDirectory, DIRECTORY_IN_PG_WAL);
   return join(setting, `wal-b-${Bun.hash.xxHash64(walDirectory).toString(16)}`);
 }
 
+/**
+ * A standby that keeps up asks for one segment and then in vain, again and again: prefetching would ask in vain too. The server
+ * keeps a restored segment in pg_wal, under its name, as soon as it has it (xlogarchive.c, KeepFileRestoredFromArchive).
+ */
+async function isCatchingUp(
+  file: WalFile & WalSegment,
+  destination: string,
+  { walSegmentSizeBytes }: PgControl,
+): Promise<boolean> {
+  if (!isSegmentSize(walSegmentSizeBytes)) return false;
+  const number = segmentNumber(file, walSegmentSizeBytes);
+  if (number === 0n) return false;
+  const before = segmentAt(file.timeline, number - 1n, walSegmentSizeBytes);
+  const found = await stat(join(dirname(destination), before.name)).catch(() => undefined);
+  return found !== undefined && Date.now() - found.ctimeMs < CATCHING_UP_MS;
+}
+
 /** In a session of its own, without our streams: PostgreSQL waits for neither, and its signals do not reach it. */
-function startDetached(destination: string, words: Words, { env, workingDirectory }: CommandContext): void {
-  const child = spawn(process.execPath, [...words.globalFlags(), "wal-prefetch", destination], {
+function startDetached(destination: string, words: Words, { env, settings, workingDirectory }: CommandContext): void {
+  const args = [...words.globalFlags(), "wal-prefetch", `--prefetch=${settings.prefetchCount}`, destination];
+  const child = spawn(process.execPath, args, {
     cwd: workingDirectory,
     env: { ...env },
     detached: true,

@@ -11,6 +11,7 @@ import { backupMark } from "./backup-mark.ts";
 import { backupPush } from "./backup-push.ts";
 import type { Command, CommandContext, Option, Output, Words } from "./command.ts";
 import { remove } from "./delete.ts";
+import { version } from "./version.ts";
 import { walFetch } from "./wal-fetch.ts";
 import { walPrefetch } from "./wal-prefetch.ts";
 import { walPush } from "./wal-push.ts";
@@ -24,6 +25,7 @@ export const COMMANDS: readonly Command[] = [
   backupList,
   backupMark,
   remove,
+  version,
 ];
 
 /** Words that every command takes. WAL-E's come before the command there; here they may stand anywhere. */

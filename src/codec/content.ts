@@ -142,6 +142,7 @@ async function* decodeFrames(
     content.catch(() => {});
     decoding.push(content);
   };
+  let isEmpty = true;
   let held: Uint8Array[] = [];
   let heldBytes = 0;
 
@@ -150,6 +151,7 @@ async function* decodeFrames(
     for (let next = await pieces.next(); !next.done; next = await pieces.next()) {
       const piece = next.value;
       let begin = 0;
+      isEmpty &&= piece.byteLength === 0;
       for (const { header, endAt } of walker.walk(piece)) {
         const frame = joined(held, piece.subarray(begin, endAt));
         begin = endAt;
@@ -177,6 +179,7 @@ async function* decodeFrames(
   } finally {
     await pieces.return?.();
   }
+  if (isEmpty) throw new IntegrityError("the object is empty", { detail: "Even no content is a zstd frame." });
   if (!walker.isBetweenFrames)
     throw new IntegrityError("the object is cut off", { detail: "Its last zstd frame is not complete." });
   for (const content of decoding) yield await content;

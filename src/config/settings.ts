@@ -195,6 +195,13 @@ export const SETTINGS = {
     min: 1 * MiB,
     max: 64 * GiB,
   }),
+  diskRateLimit: bytes({
+    name: "DISK_RATE_LIMIT",
+    help: "backup-push: read the data directory at no more than this many bytes a second; 0 for as fast as it goes",
+    initial: 0,
+    min: 0,
+    max: 1024 * GiB,
+  }),
   archiveTimeoutMs: duration({
     name: "ARCHIVE_TIMEOUT",
     help: "backup-push: wait this long for PostgreSQL to archive the WAL that the backup needs",

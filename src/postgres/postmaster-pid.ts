@@ -6,12 +6,16 @@ import { reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
 export interface PostmasterPid {
   readonly pid: number;
   readonly dataDirectory: string;
+  /** In seconds since 1970. With the number it tells one run of a server from another. */
+  readonly startedAt: number | undefined;
   /** Missing while the server starts, for it writes the lines one after the other. */
   readonly port: number | undefined;
   /** The first of unix_socket_directories; undefined when there is none. */
   readonly socketDirectory: string | undefined;
   /** The first of listen_addresses; undefined when there is none. */
   readonly listenAddress: string | undefined;
+  /** "starting", "stopping", "ready" or "standby"; "stopping" from the request on. */
+  readonly status: string | undefined;
 }
 
 /**
@@ -34,16 +38,19 @@ export function readPostmasterPid(dataDirectory: string): PostmasterPid | undefi
 
 /** @param dataDirectory  a relative socket directory is relative to it, for that is where the server runs */
 export function parsePostmasterPid(text: string, dataDirectory: string): PostmasterPid | undefined {
-  const [pid = "", directory = "", , port = "", socketDirectory = "", listenAddress = ""] = text.split("\n");
+  const [pid = "", directory = "", startedAt = "", port = "", socketDirectory = "", listenAddress = "", , status = ""] =
+    text.split("\n");
   // A server in single-user mode writes its number with a minus sign.
   const number = Math.abs(Number(pid.trim()));
   if (!Number.isSafeInteger(number) || number === 0) return undefined;
   return {
     pid: number,
     dataDirectory: directory.trim(),
+    startedAt: Number(startedAt.trim()) || undefined,
     port: Number(port.trim()) || undefined,
     socketDirectory: socketDirectory.trim() === "" ? undefined : resolve(dataDirectory, socketDirectory.trim()),
     listenAddress: listenAddress.trim() || undefined,
+    status: status.trim() || undefined,
   };
 }
 

@@ -36,6 +36,9 @@ export interface WalArchive {
    */
   get(file: WalFile): Promise<Uint8Array>;
 
+  /** The same of NAME.zst alone, the form that wal-b writes: one request, whatever the answer. */
+  getOwnForm(file: WalFile): Promise<Uint8Array>;
+
   /** The first archived segment behind this one on its timeline; undefined when it is the last. */
   segmentAfter(segment: WalSegment): Promise<WalSegment | undefined>;
 
@@ -98,6 +101,8 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
     },
 
     putIfAbsent: ({ key, body, metadata }) => store.putIfAbsent(key, body, metadata),
+
+    getOwnForm: (file) => getExactly(file, walKey(file.name)),
 
     async get(file) {
       try {

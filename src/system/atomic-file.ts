@@ -1,5 +1,4 @@
 /** A whole file under its name in one step: readers see the old content, or all of the new. */
-import { randomBytes } from "node:crypto";
 import { open, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { DestinationError, reasonOf, systemCodeOf } from "../errors.ts";
@@ -10,6 +9,9 @@ export interface AtomicFileOptions {
   /** "durable" fsyncs the file before it gets its name, and the directory after. */
   readonly durability: "durable" | "left to PostgreSQL";
 }
+
+/** What a killed process leaves. */
+export const TEMPORARY_FILE = /^xlogtemp\.walb\./;
 
 /**
  * Writes beside the destination and renames over it.
@@ -25,7 +27,7 @@ export async function writeFileAtomically(
   { mode, durability }: AtomicFileOptions = { mode: 0o600, durability: "durable" },
 ): Promise<void> {
   const directory = dirname(destination);
-  const temporary = join(directory, `xlogtemp.walb.${randomBytes(8).toString("hex")}`);
+  const temporary = join(directory, `xlogtemp.walb.${crypto.randomUUID()}`);
   try {
     const file = await open(temporary, "wx", mode);
     try {

@@ -1,111 +1,142 @@
 /**
- * Segments that are ready before recovery asks for them, on the disk of pg_wal: what wal-fetch and the prefetcher share.
+ * Segments that are ready before recovery asks for them: what wal-fetch and the prefetcher share.
  *
- * DIRECTORY/<segment>.<XXH64 of its content>   ready: verified when it was written; the hash tells damage on disk
- * DIRECTORY/<segment>.loading                  the prefetcher is reading it from the archive
- * DIRECTORY/position                           the segment that recovery asked for last
- * DIRECTORY/prefetcher                         touched every second by the one prefetcher there is
+ * DIRECTORY/<segment>.<hash>    ready: verified when it was written; the hash tells damage on disk, and what is from elsewhere
+ * DIRECTORY/<segment>.loading   somebody reads it from the archive: the number of that process
+ * DIRECTORY/position            the segment that recovery got last
+ * DIRECTORY/prefetcher          the number of the one prefetcher's process, which touches the file every second
+ *
+ * Nothing here is needed: whatever is missing, or is removed under somebody's hands, wal-fetch reads from the archive.
  */
-import { randomBytes } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, stat, statfs, unlink, utimes, writeFile } from "node:fs/promises";
+import { closeSync, openSync, readSync } from "node:fs";
+import { lstat, mkdir, readdir, readFile, rename, rm, stat, statfs, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { systemCodeOf } from "../errors.ts";
-import { writeFileAtomically } from "../system/atomic-file.ts";
+import { DestinationError, systemCodeOf } from "../errors.ts";
+import { isProcessRunning } from "../postgres/postmaster-pid.ts";
+import { parseWalFile, type WalSegment } from "../postgres/wal-segment.ts";
+import { TEMPORARY_FILE, writeFileAtomically } from "../system/atomic-file.ts";
 
 const POSITION = "position";
 const PREFETCHER = "prefetcher";
 const LOADING = ".loading";
 const READY = /^([0-9A-F]{24})\.([0-9a-f]{16})$/;
 
-/** A prefetcher that has not touched its file for this long is dead. */
+/** A prefetcher that has not touched its file for this long is dead, whoever has its number now. */
 const DEAD_AFTER_MS = 5_000;
 const POLL_MS = 5;
+/** Small, so that reading uses the same memory again: fresh memory for a whole segment costs more than the hash. */
+const HASHED_AT_ONCE = 256 * 1024;
 
-/** All methods but remove() leave alone what they do not know. */
 export class PrefetchDirectory {
   readonly path: string;
+  readonly #seed: bigint;
 
-  constructor(path: string) {
+  /** @param source  names the repository and the cluster: a segment that is ready from another source counts as damaged */
+  constructor(path: string, source: string) {
     this.path = path;
+    this.#seed = Bun.hash.xxHash64(source);
   }
 
   /**
-   * Puts a ready segment in place. One that is being loaded is waited for, as long as its prefetcher lives.
+   * Puts a ready segment in place. One that is being loaded is waited for, as long as whoever loads it lives.
    *
-   * @returns "taken", or "not ready": also for one that is damaged, which is removed
+   * @returns "not ready": the caller loads it, and nobody else begins to until endLoading(). "damaged" is the same, after
+   *          what was ready had to be removed
    */
-  async take(segment: string, destination: string, waitMs: number): Promise<"taken" | "not ready"> {
-    for (const until = Date.now() + waitMs; ; await Bun.sleep(POLL_MS)) {
-      const names = await this.#names();
-      const ready = names.find((name) => READY.exec(name)?.[1] === segment);
-      if (ready !== undefined) return this.#place(ready, destination);
-      if (!names.includes(`${segment}${LOADING}`) || Date.now() > until || !(await this.hasPrefetcher()))
-        return "not ready";
+  async take(segment: string, destination: string, waitMs: number): Promise<"taken" | "not ready" | "damaged"> {
+    if (!(await this.#isThere())) return "not ready";
+    for (const until = performance.now() + waitMs; ; await Bun.sleep(POLL_MS)) {
+      // Asked before the names: a load that ends in between has put its segment among them.
+      const isLoading = await this.#isLoading(segment);
+      const ready = (await this.#names()).find((name) => READY.exec(name)?.[1] === segment);
+      if (ready !== undefined) {
+        const outcome = await this.#place(ready, destination);
+        if (outcome !== "taken") await this.beginLoading(segment);
+        return outcome;
+      }
+      if (!isLoading && (await this.beginLoading(segment))) return "not ready";
+      if (performance.now() > until) return "not ready";
     }
   }
 
-  async #place(name: string, destination: string): Promise<"taken" | "not ready"> {
+  async #place(name: string, destination: string): Promise<"taken" | "not ready" | "damaged"> {
     const path = join(this.path, name);
-    const content = await readFile(path).catch(() => undefined);
-    if (content === undefined || hashOf(content) !== READY.exec(name)?.[2]) {
-      await rm(path, { force: true });
-      return "not ready";
-    }
+    const expected = READY.exec(name)?.[2];
     try {
+      if (this.#hash(piecesOfFile(path)) !== expected) {
+        await rm(path, { force: true });
+        return "damaged";
+      }
       await rename(path, destination);
+      return "taken";
     } catch (error) {
-      // The directory was moved to another file system by its setting.
+      if (systemCodeOf(error) === "ENOENT") return "not ready";
       if (systemCodeOf(error) !== "EXDEV") throw error;
-      await writeFileAtomically(destination, content, { mode: 0o600, durability: "left to PostgreSQL" });
-      await rm(path, { force: true });
     }
+    // The directory was moved to another file system by its setting.
+    const content = await readFile(path);
+    if (this.#hash(piecesOf(content)) !== expected) return "damaged";
+    await writeFileAtomically(destination, content, { mode: 0o600, durability: "left to PostgreSQL" });
+    await rm(path, { force: true });
     return "taken";
   }
 
-  /** Tells the prefetcher where recovery is. */
+  /** Where recovery is; undefined when nobody has said so. */
+  async position(): Promise<WalSegment | undefined> {
+    const file = parseWalFile(await readFile(join(this.path, POSITION), "utf8").catch(() => ""));
+    return file?.kind === "segment" ? file : undefined;
+  }
+
+  /** Tells the prefetcher that is at work, if it still is. */
   async setPosition(segment: string): Promise<void> {
-    await mkdir(this.path, { recursive: true, mode: 0o700 });
-    const temporary = join(this.path, `${POSITION}.${process.pid}`);
-    await writeFile(temporary, segment, { mode: 0o600 });
-    await rename(temporary, join(this.path, POSITION));
+    await writeFile(join(this.path, POSITION), segment, { mode: 0o600 }).catch(ignoring("ENOENT"));
   }
 
-  async position(): Promise<string | undefined> {
-    return readFile(join(this.path, POSITION), "utf8").catch(() => undefined);
+  /** For a prefetcher that is about to be started. The directory that it is made in must be there. */
+  async create(position: string): Promise<void> {
+    await mkdir(this.path, { mode: 0o700 }).catch(ignoring("EEXIST"));
+    await this.#isThere();
+    await this.setPosition(position);
   }
 
-  async hasPrefetcher(): Promise<boolean> {
-    const found = await stat(join(this.path, PREFETCHER)).catch(() => undefined);
-    return found !== undefined && Date.now() - found.mtimeMs < DEAD_AFTER_MS;
+  /** @returns "alive", "dead" when one was killed and left its directory, or "none" */
+  async prefetcher(): Promise<"alive" | "dead" | "none"> {
+    if (!(await this.#isThere())) return "none";
+    const path = join(this.path, PREFETCHER);
+    const touched = await stat(path).catch(() => undefined);
+    const isFresh = touched !== undefined && Date.now() - touched.mtimeMs < DEAD_AFTER_MS;
+    return isFresh && lives(await numberIn(path)) ? "alive" : "dead";
   }
 
   /**
-   * Becomes the one prefetcher; a dead one's place is taken over.
+   * Becomes the one prefetcher, in place of a dead one. Of two that try at the same moment both may succeed; then one finds
+   * out at its next isHeld().
    *
-   * @returns what to hand to stillClaimed(); undefined when another one is at work
+   * @returns undefined when another one is at work
    */
-  async claim(): Promise<string | undefined> {
-    await mkdir(this.path, { recursive: true, mode: 0o700 });
-    if (await this.hasPrefetcher()) return undefined;
+  async claim(): Promise<PrefetchClaim | undefined> {
+    await mkdir(this.path, { mode: 0o700 }).catch(ignoring("EEXIST"));
+    if ((await this.prefetcher()) === "alive") return undefined;
     const path = join(this.path, PREFETCHER);
-    const claim = randomBytes(16).toString("hex");
     await rm(path, { force: true });
     try {
-      await writeFile(path, claim, { mode: 0o600, flag: "wx" });
-      return claim;
+      await writeFile(path, String(process.pid), { mode: 0o600, flag: "wx" });
     } catch (error) {
       if (systemCodeOf(error) === "EEXIST") return undefined;
       throw error;
     }
-  }
-
-  /** Shows that the prefetcher lives. @returns false when two took over at once, and the other one has the place */
-  async stillClaimed(claim: string): Promise<boolean> {
-    const path = join(this.path, PREFETCHER);
-    if ((await readFile(path, "utf8").catch(() => undefined)) !== claim) return false;
-    const now = new Date();
-    await utimes(path, now, now);
-    return true;
+    const isMine = async () => (await numberIn(path)) === process.pid;
+    return {
+      async isHeld() {
+        if (!(await isMine())) return false;
+        const now = new Date();
+        await utimes(path, now, now).catch(() => {});
+        return true;
+      },
+      [Symbol.asyncDispose]: async () => {
+        if (await isMine()) await this.remove();
+      },
+    };
   }
 
   /** Segments that are ready. */
@@ -113,34 +144,52 @@ export class PrefetchDirectory {
     return new Set((await this.#names()).flatMap((name) => READY.exec(name)?.[1] ?? []));
   }
 
-  async beginLoading(segment: string): Promise<void> {
-    await writeFile(join(this.path, `${segment}${LOADING}`), "", { mode: 0o600 });
+  /** @returns false when somebody else who lives is loading it */
+  async beginLoading(segment: string): Promise<boolean> {
+    const path = join(this.path, `${segment}${LOADING}`);
+    try {
+      await writeFile(path, String(process.pid), { mode: 0o600, flag: "wx" });
+    } catch (error) {
+      if (systemCodeOf(error) === "ENOENT") return true;
+      if (systemCodeOf(error) !== "EEXIST") throw error;
+      if (await this.#isLoading(segment)) return false;
+      await writeFile(path, String(process.pid), { mode: 0o600 });
+    }
+    return true;
   }
 
   async endLoading(segment: string): Promise<void> {
     await rm(join(this.path, `${segment}${LOADING}`), { force: true });
   }
 
+  async #isLoading(segment: string): Promise<boolean> {
+    const number = await numberIn(join(this.path, `${segment}${LOADING}`));
+    return number !== process.pid && lives(number);
+  }
+
   /** @param content  verified */
   async put(segment: string, content: Uint8Array): Promise<void> {
-    const path = join(this.path, `${segment}.${hashOf(content)}`);
+    const path = join(this.path, `${segment}.${this.#hash(piecesOf(content))}`);
     await writeFileAtomically(path, content, { mode: 0o600, durability: "left to PostgreSQL" });
   }
 
-  /** Removes segments, and marks of them, that are not in `wanted`. */
+  /**
+   * Removes segments that are not in `wanted`, and what a killed process left.
+   *
+   * @param wanted  with those that the caller is loading
+   */
   async keepOnly(wanted: ReadonlySet<string>): Promise<void> {
     for (const name of await this.#names()) {
       const segment = READY.exec(name)?.[1] ?? (name.endsWith(LOADING) ? name.slice(0, -LOADING.length) : undefined);
-      if (segment !== undefined && !wanted.has(segment)) await unlink(join(this.path, name)).catch(() => {});
-      // What a killed prefetcher was writing.
-      if (name.startsWith("xlogtemp.walb.") || name.startsWith(`${POSITION}.`)) await this.#removeIfOld(name);
+      const isLeft = segment === undefined ? await this.#isAbandoned(name) : !wanted.has(segment);
+      if (isLeft) await rm(join(this.path, name), { force: true }).catch(() => {});
     }
   }
 
-  async #removeIfOld(name: string): Promise<void> {
-    const path = join(this.path, name);
-    const found = await stat(path).catch(() => undefined);
-    if (found && Date.now() - found.mtimeMs > DEAD_AFTER_MS) await rm(path, { force: true });
+  async #isAbandoned(name: string): Promise<boolean> {
+    if (!TEMPORARY_FILE.test(name)) return false;
+    const found = await stat(join(this.path, name)).catch(() => undefined);
+    return found !== undefined && Date.now() - found.mtimeMs > DEAD_AFTER_MS;
   }
 
   async freeBytes(): Promise<number> {
@@ -149,15 +198,69 @@ export class PrefetchDirectory {
   }
 
   async remove(): Promise<void> {
-    await rm(this.path, { recursive: true, force: true });
+    // Again when somebody put a file there meanwhile.
+    await rm(this.path, { recursive: true, force: true, maxRetries: 3, retryDelay: 20 });
+  }
+
+  #hash(pieces: Iterable<Uint8Array>): string {
+    let hash = this.#seed;
+    for (const piece of pieces) hash = Bun.hash.xxHash3(piece, hash);
+    return hash.toString(16).padStart(16, "0");
+  }
+
+  /** @throws DestinationError  somebody else could write to it, or it is no directory */
+  async #isThere(): Promise<boolean> {
+    const found = await lstat(this.path).catch(ignoring("ENOENT"));
+    if (found === undefined) return false;
+    if (found.isDirectory() && found.uid === process.geteuid?.() && (found.mode & 0o022) === 0) return true;
+    throw new DestinationError(`"${this.path}" is not a directory that only this account can write to`);
   }
 
   async #names(): Promise<readonly string[]> {
-    return readdir(this.path).catch((error: unknown) => {
-      if (systemCodeOf(error) === "ENOENT") return [];
-      throw error;
-    });
+    return (await readdir(this.path).catch(ignoring("ENOENT"))) ?? [];
   }
 }
 
-const hashOf = (content: Uint8Array) => Bun.hash.xxHash64(content).toString(16).padStart(16, "0");
+export interface PrefetchClaim extends AsyncDisposable {
+  /** Shows that the prefetcher lives. @returns false when the directory is another's by now, or gone */
+  isHeld(): Promise<boolean>;
+}
+
+function* piecesOf(content: Uint8Array): Iterable<Uint8Array> {
+  for (let at = 0; at < content.byteLength; at += HASHED_AT_ONCE) yield content.subarray(at, at + HASHED_AT_ONCE);
+}
+
+function* piecesOfFile(path: string): Iterable<Uint8Array> {
+  const buffer = new Uint8Array(HASHED_AT_ONCE);
+  const file = openSync(path, "r");
+  try {
+    for (let filled = HASHED_AT_ONCE; filled === HASHED_AT_ONCE; ) {
+      filled = readFully(file, buffer);
+      if (filled > 0) yield buffer.subarray(0, filled);
+    }
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** @returns fewer bytes than the buffer has only at the end of the file */
+function readFully(file: number, buffer: Uint8Array): number {
+  for (let filled = 0; ; ) {
+    const read = readSync(file, buffer, filled, buffer.byteLength - filled, null);
+    filled += read;
+    if (read === 0 || filled === buffer.byteLength) return filled;
+  }
+}
+
+/** A process number; 0 when the file is missing or has none yet. */
+async function numberIn(path: string): Promise<number> {
+  return Number(await readFile(path, "utf8").catch(() => "")) || 0;
+}
+
+/** 0 and what is below stand for groups of processes. */
+const lives = (number: number) => number > 0 && isProcessRunning(number);
+
+const ignoring = (code: string) => (error: unknown) => {
+  if (systemCodeOf(error) !== code) throw error;
+  return undefined;
+};

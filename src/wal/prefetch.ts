@@ -1,137 +1,211 @@
 /**
- * The prefetcher: keeps the segments that recovery will ask for next ready on its disk, over one connection to the store.
+ * The prefetcher: keeps the segments that recovery will ask for next ready on its disk, over connections that stay open.
  *
- * Started by wal-fetch, detached; ends by itself when recovery does, and removes what it made. It changes how fast recovery
- * is, never what it sees: a segment it cannot get is left to wal-fetch, which has the exit codes.
+ * Started by wal-fetch, detached; ends by itself when recovery or its server does, or when it is of no more use. It changes how
+ * fast recovery is, never what it sees: a segment that it cannot get is left to wal-fetch, which has the exit codes. Memory: what
+ * LOADING_BYTES allows, twice.
  */
 import { existsSync } from "node:fs";
+import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { IntegrityError } from "../errors.ts";
+import { asLsn, type Lsn } from "../postgres/lsn.ts";
+import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
+import { parseTimelineHistory } from "../postgres/timeline-history.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
-import { nextSegment, parseWalFile, type SegmentSize, type WalSegment } from "../postgres/wal-segment.ts";
+import {
+  parseWalFile,
+  type SegmentSize,
+  segmentAt,
+  segmentHolding,
+  segmentNumber,
+  type WalSegment,
+} from "../postgres/wal-segment.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import { abortableDelay } from "../system/delay.ts";
-import type { PrefetchDirectory } from "./prefetch-directory.ts";
+import type { PrefetchClaim, PrefetchDirectory } from "./prefetch-directory.ts";
 
 export interface PrefetchContext {
-  readonly archive: WalArchive;
+  readonly archive: Pick<WalArchive, "getOwnForm">;
   readonly directory: PrefetchDirectory;
-  /** Of the server in recovery: its signal files tell when recovery ends. */
+  readonly claim: PrefetchClaim;
+  /** Of the server in recovery. */
   readonly dataDirectory: string;
+  readonly walDirectory: string;
   readonly systemIdentifier: bigint;
   readonly segmentSize: SegmentSize;
   /** Segments kept ready. */
   readonly count: number;
+  /**
+   * Recovery that asks for nothing for this long is paused, streams, or replays something slow. wal-fetch starts another
+   * prefetcher when it goes on.
+   */
+  readonly idleMs: number;
+  /** Makes the archive's answers fail that are still awaited. */
+  readonly stopLoading: () => void;
   readonly signal: AbortSignal;
 }
 
-const LOADS_AT_ONCE = 4;
-const POLL_MS = 10;
-const TOUCH_EVERY_MS = 1_000;
-/** A segment that is not archived yet, or could not be read, is asked for again after this. */
-const ASK_AGAIN_MS = 2_000;
-/** Recovery that asks for nothing for this long has ended, is paused, or replays a slow segment: wal-fetch starts us again. */
-const IDLE_MS = 60_000;
-/** What may lie on the disk, whatever the count and the size of segments. */
-const MAX_READY_BYTES = 2 ** 30;
+/** What may be loaded at once, but always one segment. */
+const LOADING_BYTES = 64 * 2 ** 20;
+/** What may lie ready, whatever the count and the size of segments, but always one. */
+const READY_BYTES = 2 ** 30;
 
-/** Returns when recovery has ended, or another prefetcher is at work. */
+const POLL_MS = 20;
+const LOOK_AT_SERVER_EVERY_MS = 100;
+const SHOW_LIFE_EVERY_MS = 1_000;
+
+/** Returns when there is no more use in it. */
 export async function prefetchWal(context: PrefetchContext): Promise<void> {
-  const { directory } = context;
-  const claim = await directory.claim();
-  if (claim === undefined) return;
+  const segments = new Segments(context);
   try {
-    await new Prefetcher(context, claim).run();
+    await keepReady(segments, context);
   } finally {
-    if (await directory.stillClaimed(claim).catch(() => false)) await directory.remove();
+    context.stopLoading();
+    await segments.settled();
   }
 }
 
-class Prefetcher {
+async function keepReady(segments: Segments, { claim, dataDirectory, signal }: PrefetchContext): Promise<void> {
+  const server = runningServer(dataDirectory);
+  let [lookedAt, shownAt] = [0, 0];
+  while (!signal.aborted) {
+    const now = performance.now();
+    if (now - lookedAt >= LOOK_AT_SERVER_EVERY_MS) {
+      if (server === undefined || runningServer(dataDirectory) !== server || !isInRecovery(dataDirectory)) return;
+      lookedAt = now;
+    }
+    if (now - shownAt >= SHOW_LIFE_EVERY_MS) {
+      if (!(await claim.isHeld())) return;
+      shownAt = now;
+    }
+    if ((await segments.followRecovery(now)) === "of no use") return;
+    await segments.startLoads();
+    await abortableDelay(POLL_MS, signal).catch(() => {});
+  }
+}
+
+/** What tells one run of a server from the next; undefined when it does not run, or is told to stop. */
+function runningServer(dataDirectory: string): string | undefined {
+  const server = readPostmasterPid(dataDirectory);
+  if (server === undefined || server.status === "stopping" || !isProcessRunning(server.pid)) return undefined;
+  return `${server.pid} ${server.startedAt}`;
+}
+
+/** The server removes the file when recovery ends. */
+function isInRecovery(dataDirectory: string): boolean {
+  return ["recovery.signal", "standby.signal"].some((name) => existsSync(join(dataDirectory, name)));
+}
+
+class Segments {
   readonly #context: PrefetchContext;
-  readonly #claim: string;
   readonly #count: number;
+  readonly #loadsAtOnce: number;
   readonly #loading = new Map<string, Promise<void>>();
-  /** When to ask for a segment again. */
-  readonly #later = new Map<string, number>();
+  /** Those that could not be had. */
+  readonly #lacking = new Set<string>();
+  #position: WalSegment | undefined;
+  #movedAt = performance.now();
+  /** What recovery will ask for next, in order. */
+  #wanted: readonly WalSegment[] = [];
+  #ready: ReadonlySet<string> = new Set();
 
-  constructor(context: PrefetchContext, claim: string) {
+  constructor(context: PrefetchContext) {
+    const { count, segmentSize } = context;
     this.#context = context;
-    this.#claim = claim;
-    this.#count = Math.max(1, Math.min(context.count, Math.floor(MAX_READY_BYTES / context.segmentSize)));
+    this.#count = Math.min(count, atLeastOne(READY_BYTES / segmentSize));
+    this.#loadsAtOnce = Math.min(4, atLeastOne(LOADING_BYTES / segmentSize));
   }
 
-  async run(): Promise<void> {
-    const { directory, signal } = this.#context;
-    let position: string | undefined;
-    let movedAt = Date.now();
-    let touchedAt = 0;
-    while (!signal.aborted && Date.now() - movedAt < IDLE_MS && this.#isInRecovery()) {
-      if (Date.now() - touchedAt >= TOUCH_EVERY_MS) {
-        if (!(await directory.stillClaimed(this.#claim))) break;
-        touchedAt = Date.now();
-      }
-      const current = await directory.position();
-      if (current !== position) {
-        position = current;
-        movedAt = Date.now();
-        await directory.keepOnly(new Set([current ?? "", ...this.#wanted(current)]));
-      }
-      await this.#startLoads(this.#wanted(position));
-      await abortableDelay(POLL_MS, signal).catch(() => {});
-    }
-    await Promise.allSettled(this.#loading.values());
+  /** @returns "of no use" when recovery asks for nothing, or has got itself what we could not get: it has caught up with us */
+  async followRecovery(now: number): Promise<"of no use" | "of use"> {
+    const { directory, idleMs } = this.#context;
+    const position = await directory.position();
+    if (position === undefined || position.name === this.#position?.name)
+      return now - this.#movedAt > idleMs ? "of no use" : "of use";
+
+    this.#position = position;
+    this.#movedAt = now;
+    this.#wanted = await this.#segmentsAfter(position);
+    const names = this.#wanted.map(({ name }) => name);
+    await directory.keepOnly(new Set([position.name, ...names, ...this.#loading.keys()]));
+    this.#ready = await directory.ready();
+    return this.#lacking.size > 0 && !names.some((name) => this.#lacking.has(name)) ? "of no use" : "of use";
   }
 
-  #isInRecovery(): boolean {
-    const { dataDirectory } = this.#context;
-    return ["recovery.signal", "standby.signal"].some((name) => existsSync(join(dataDirectory, name)));
-  }
-
-  /** The segments after the one that recovery asked for last, on its timeline: a switch shows in what it asks for. */
-  #wanted(position: string | undefined): readonly string[] {
-    const last = parseWalFile(position ?? "");
-    const wanted: WalSegment[] = [];
-    for (let n = 0, at = last; n < this.#count && at?.kind === "segment"; n++) {
-      at = nextSegment(at, this.#context.segmentSize);
-      if (at.kind === "segment") wanted.push(at);
-    }
-    return wanted.map(({ name }) => name);
-  }
-
-  async #startLoads(wanted: readonly string[]): Promise<void> {
+  async startLoads(): Promise<void> {
     const { directory, segmentSize } = this.#context;
-    if (this.#loading.size >= LOADS_AT_ONCE) return;
-    const ready = await directory.ready();
-    // Behind a segment that is not there yet, there is nothing to ask for.
-    const end = wanted.findIndex((name) => (this.#later.get(name) ?? 0) > Date.now());
-    const missing = wanted
-      .slice(0, end === -1 ? undefined : end)
-      .filter((name) => !ready.has(name) && !this.#loading.has(name));
-    for (const name of missing.slice(0, LOADS_AT_ONCE - this.#loading.size)) {
+    // Behind a segment that cannot be had, there is nothing to ask for.
+    const end = this.#wanted.findIndex(({ name }) => this.#lacking.has(name));
+    for (const segment of this.#wanted.slice(0, end === -1 ? undefined : end)) {
+      if (this.#loading.size >= this.#loadsAtOnce) return;
+      if (this.#ready.has(segment.name) || this.#loading.has(segment.name)) continue;
       // Recovery itself needs the disk more: as much again as we may fill stays free.
       if ((await directory.freeBytes()) < 2 * this.#count * segmentSize) return;
-      const loading = this.#load(name).finally(() => this.#loading.delete(name));
-      this.#loading.set(name, loading);
+      if (!(await directory.beginLoading(segment.name))) continue;
+      this.#loading.set(segment.name, this.#load(segment));
     }
   }
 
-  async #load(name: string): Promise<void> {
+  async settled(): Promise<void> {
+    await Promise.all(this.#loading.values());
+  }
+
+  /** Whatever goes wrong, recovery learns it from wal-fetch, when and if it asks. */
+  async #load(segment: WalSegment): Promise<void> {
     const { archive, directory, systemIdentifier } = this.#context;
-    const file = parseWalFile(name);
-    if (file?.kind !== "segment") return;
+    const { name } = segment;
     try {
-      await directory.beginLoading(name);
-      const content = await archive.get(file);
-      if (checkSegment(name, file, content).systemIdentifier !== systemIdentifier)
+      const content = await archive.getOwnForm(segment);
+      if (checkSegment(name, segment, content).systemIdentifier !== systemIdentifier)
         throw new IntegrityError("of another cluster");
       await directory.put(name, content);
-      this.#later.delete(name);
+      this.#ready = new Set([...this.#ready, name]);
     } catch {
-      // Whatever it is, recovery learns it from wal-fetch, when and if it asks.
-      this.#later.set(name, Date.now() + ASK_AGAIN_MS);
+      this.#lacking.add(name);
     } finally {
+      this.#loading.delete(name);
       await directory.endLoading(name).catch(() => {});
     }
+  }
+
+  /**
+   * As recovery goes on (xlogrecovery.c, XLogFileReadAnyTLI): of each segment the newest timeline's that has begun by then.
+   * What is guessed wrong is fetched in vain, and no more.
+   */
+  async #segmentsAfter(position: WalSegment): Promise<readonly WalSegment[]> {
+    const { segmentSize, walDirectory } = this.#context;
+    const history = await newestHistory(walDirectory);
+    const timelineOf = (number: bigint) =>
+      history.findLast(({ begin }) => segmentNumber(segmentHolding(1, begin, segmentSize), segmentSize) <= number)
+        ?.timeline;
+    const number = segmentNumber(position, segmentSize);
+    const isFollowed = timelineOf(number) === position.timeline;
+    return Array.from({ length: this.#count }, (_, n) => {
+      const next = number + BigInt(n + 1);
+      return segmentAt((isFollowed ? timelineOf(next) : undefined) ?? position.timeline, next, segmentSize);
+    });
+  }
+}
+
+const atLeastOne = (n: number) => Math.max(1, Math.floor(n));
+
+interface BegunTimeline {
+  readonly timeline: number;
+  readonly begin: Lsn;
+}
+
+/** The server keeps the histories that it follows in pg_wal. Oldest timeline first; empty when there is none to be read. */
+async function newestHistory(walDirectory: string): Promise<readonly BegunTimeline[]> {
+  const files = (await readdir(walDirectory).catch(() => [])).map((name) => parseWalFile(name));
+  const newest = Math.max(...files.map((file) => (file?.kind === "history" ? file.timeline : 0)), 0);
+  const file = files.find((found) => found?.kind === "history" && found.timeline === newest);
+  if (file === undefined) return [];
+  try {
+    const switches = parseTimelineHistory(newest, await readFile(join(walDirectory, file.name), "utf8"));
+    const timelines = [...switches.map(({ timeline }) => timeline), newest];
+    return timelines.map((timeline, n) => ({ timeline, begin: switches[n - 1]?.switchLsn ?? asLsn(0n) }));
+  } catch {
+    return [];
   }
 }

@@ -386,11 +386,7 @@ describe("an archived object that is damaged is never put in place", () => {
   });
 
   test.each([
-    [
-      "an empty object",
-      new Uint8Array(),
-      'DIR: the object is empty. Even no content is a zstd frame.',
-    ],
+    ["an empty object", new Uint8Array(), "DIR: the object is empty. Even no content is a zstd frame."],
     [
       "half of a segment",
       compressed(walContent(B).subarray(0, MiB / 2)),

@@ -110,7 +110,7 @@ describe("a WAL archive", () => {
   });
 
   test.each([
-    ["nothing at all", new Uint8Array(), "It has 0 bytes"],
+    ["nothing at all", new Uint8Array(), "the object is empty"],
     ["no zstd", Buffer.from("<html>proxy error</html>"), "not compressed with zstd"],
     ["half of it", body.subarray(0, body.byteLength >> 1), "the object is cut off"],
     ["another segment", another, "Its first page is at"],

@@ -1,0 +1,16 @@
+/** wal-b version: WAL-E's word for --version */
+import { VERSION } from "../version.ts";
+import type { Command } from "./command.ts";
+
+export const version: Command = {
+  name: "version",
+  summary: "print the version",
+  description: "Prints the version, as --version does.",
+  positionals: {},
+  options: {},
+  examples: [],
+
+  async run(_, context) {
+    context.output.write(`wal-b ${VERSION}\n`);
+  },
+};
