@@ -463,7 +463,7 @@ describe("a destination that cannot be written to", () => {
       `"$WALB" wal-fetch ${A} disk/RECOVERYXLOG; echo "exit code $?"; ls -A "$DISK"`,
     );
     expect(result).toMatchObject({
-      stdout: "exit code 200\n",
+      stdout: "exit code 200\ntaken\n",
       stderr: `wal-b: ERROR: could not write "${site.data}/disk/RECOVERYXLOG"\n  DETAIL: ENOSPC: no space left on device, write.\n  HINT: The file system is full: free some space, or use another one, and run the command again.\n`,
     });
   });

@@ -343,7 +343,7 @@ describe("a repository that cannot be written to", () => {
   test("one on a file system that is mounted read-only: told", async () => {
     await using site = await Site.create();
     await site.segment(A);
-    const script = `mount -o remount,ro "$DISK"; "$WALB" wal-push pg_wal/${A}`;
+    const script = `mount -t tmpfs -o ro tmpfs "$DISK"; "$WALB" wal-push pg_wal/${A}`;
     expect(await onSmallDisk(site, site.repository, script)).toMatchObject({
       exitCode: 69,
       stderr: `wal-b: ERROR: could not write "file://${site.archive}/${A}.zst"\n  DETAIL: EROFS: read-only file system, mkdir '${site.archive}'.\n  HINT: The repository is mounted read-only.\n`,
@@ -360,7 +360,7 @@ describe("a repository that cannot be written to", () => {
       site.repository,
       `"$WALB" wal-push pg_wal/${A}; echo "exit code $?"
        ls -A "$DISK/wal_005"
-       mount -o remount,size=64m "$DISK"
+       rm "$DISK/taken"
        "$WALB" --terse wal-push pg_wal/${A}; echo "exit code $?"
        ls -A "$DISK/wal_005"
        "$WALB" --terse wal-fetch ${A} fetched`,

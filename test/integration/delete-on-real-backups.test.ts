@@ -241,18 +241,26 @@ describe("on a directory", () => {
     }
   });
 
-  test("retain of more than there are removes no backup, and ends with 0", async () => {
+  test("retain of more than there are removes nothing, and ends with 0", async () => {
     await using copy = await copyOfRepository();
-    const unneeded = await unneededWal(await Promise.all(names.map(factsOf)), []);
-    expect(unneeded.length).toBeGreaterThan(0);
-    const plan = await remove(copy, "retain", "9", "--confirm");
-    expect(plan.exitCode).toBe(0);
-    expect(await filesOf(copy)).toEqual([
-      ...(await keysWithout({ kept: [], removedBackups: [], removedWal: unneeded })),
-    ]);
     const before = await copy.keys();
-    expect(await remove(copy, "retain", "9", "--confirm")).toMatchObject({ exitCode: 0, stderr: "" });
-    expect(await copy.keys()).toEqual(before);
+    for (const count of ["4", "9"]) {
+      const result = await remove(copy, "retain", count, "--confirm");
+      expect(result).toMatchObject({ exitCode: 0, stderr: "" });
+      expect(result.stdout).toEndWith("\nnothing to remove\n");
+      expect(await copy.keys()).toEqual(before);
+    }
+  });
+
+  test("a backup of a newer format, which nobody here can read, is kept with all WAL from its start on", async () => {
+    await using copy = await copyOfRepository();
+    const path = join(copy.directory, `basebackups_005/${names[0]}_backup_stop_sentinel.json`);
+    await writeFile(path, (await readFile(path, "utf8")).replace(/"FormatVersion":\s*1/, '"FormatVersion":2'));
+    expect(await remove(copy, "retain", "1", "--confirm")).toMatchObject({ exitCode: 0 });
+    // Of the others the newest is kept, and the permanent one.
+    const unneeded = await unneededWal(await Promise.all(names.map(factsOf)), []);
+    const gone = { kept: [], removedBackups: [[names[2], ""] as const], removedWal: unneeded };
+    expect(await filesOf(copy)).toEqual([...(await keysWithout(gone))]);
   });
 
   test("garbage: what a failed backup left and WAL before the first backup; not what a running one writes", async () => {
@@ -374,13 +382,6 @@ describe("on a directory", () => {
         what: "a sentinel that is empty",
         path: sentinel,
         damage: (path) => truncate(path, 0),
-        says: () => `backup "${names[2]}" cannot be read, so nothing is deleted`,
-      },
-      {
-        what: "a sentinel of a newer format",
-        path: sentinel,
-        damage: async (path) =>
-          await writeFile(path, (await readFile(path, "utf8")).replace(/"FormatVersion":\s*1/, '"FormatVersion":2')),
         says: () => `backup "${names[2]}" cannot be read, so nothing is deleted`,
       },
       {

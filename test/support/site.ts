@@ -128,12 +128,12 @@ export class Site implements AsyncDisposable {
 }
 
 /**
- * Runs a shell script while a file system of 4 MiB, "$DISK", lies over a directory. Only the script sees it, and it goes with
+ * Runs a shell script while a file system of 24 MiB, "$DISK", with 20 MiB of it taken by "$DISK/taken", lies over a directory. Only the script sees it, and it goes with
  * the script: it is mounted in a namespace of its own, for which an ordinary user becomes the root of a user namespace.
  */
 export async function onSmallDisk(site: Site, directory: string, script: string): Promise<ProgramResult> {
   const namespace = process.getuid?.() === 0 ? ["unshare", "--mount"] : ["unshare", "--mount", "--map-root-user"];
-  const mounted = `mount -t tmpfs -o size=4m tmpfs "$DISK" || exit 99\n${script}`;
+  const mounted = `mount -t tmpfs -o size=24m tmpfs "$DISK" && head -c 20M /dev/zero > "$DISK/taken" || exit 99\n${script}`;
   return await site.run([...namespace, "/bin/bash", "-c", mounted], { env: { DISK: directory } });
 }
 
