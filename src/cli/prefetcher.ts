@@ -56,9 +56,10 @@ export function prefetcherFor(
     existsSync(join(dataDirectory, PG_CONTROL_PATH));
   if (!isRecovery || settings.prefetchCount === 0 || file === undefined) return undefined;
 
-  const open = async () => {
-    const control = await readPgControl(dataDirectory);
-    return { control, directory: prefetchDirectoryOf(destination, settings, control.systemIdentifier) };
+  let opened: Promise<Opened> | undefined;
+  const open = () => {
+    opened ??= openDirectory(destination, settings);
+    return opened;
   };
   // Prefetching changes how fast recovery is, never what it sees: what goes wrong here must not become an exit code.
   const goOnWithout = (cause: unknown) => log.warning("cannot prefetch WAL", { detail: `${reasonOf(cause)}.` });
@@ -85,14 +86,15 @@ export function prefetcherFor(
       if (file.kind !== "segment") return;
       try {
         const { control, directory } = await open();
-        if ((await directory.prefetcher()) === "alive") {
+        const found = await directory.prefetcher();
+        if (found === "alive") {
           await directory.setPosition(name);
           await directory.endLoading(name);
         } else if (state === "recovery" || (await isCatchingUp(file, destination, control))) {
           await directory.create(name);
           await directory.endLoading(name);
           startDetached(destination, words, context);
-        } else {
+        } else if (found === "dead") {
           await directory.remove();
         }
       } catch (cause) {
@@ -102,6 +104,16 @@ export function prefetcherFor(
   };
 }
 
+interface Opened {
+  readonly control: PgControl;
+  readonly directory: PrefetchDirectory;
+}
+
+async function openDirectory(destination: string, settings: Settings): Promise<Opened> {
+  const control = await readPgControl(dirname(dirname(destination)));
+  return { control, directory: prefetchDirectoryOf(destination, settings, control.systemIdentifier) };
+}
+
 /**
  * Removes what a killed prefetcher left: for wal-push, which sees a server go on after recovery.
  *
@@ -109,7 +121,10 @@ export function prefetcherFor(
  */
 export async function removeLeftovers(path: string, { settings, workingDirectory }: CommandContext): Promise<void> {
   try {
-    const directory = new PrefetchDirectory(prefetchPath(resolve(workingDirectory, path), settings.prefetchDirectory), "");
+    const directory = new PrefetchDirectory(
+      prefetchPath(resolve(workingDirectory, path), settings.prefetchDirectory),
+      "",
+    );
     if ((await directory.prefetcher()) === "dead") await directory.remove();
   } catch {
     // What is not ours stays.

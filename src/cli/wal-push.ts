@@ -19,10 +19,12 @@ export const walPush: Command = {
   examples: [["archive_command = 'wal-b --envdir /etc/wal-e.d/env wal-push %p'", "in postgresql.conf"]],
 
   async run(words, context) {
-    const [{ openRepository }, { pushWal }] = await Promise.all([
+    const [{ openRepository }, { pushWal }, { removeLeftovers }] = await Promise.all([
       import("./open-repository.ts"),
       import("../wal/push.ts"),
+      import("./prefetcher.ts"),
     ]);
+    await removeLeftovers(words.required("path"), context);
     await using repository = await openRepository(context);
     const poolSize = context.settings.walPushPoolSize;
     await pushWal(words.required("path"), {

@@ -7,9 +7,11 @@ describe("parsePostmasterPid()", () => {
     expect(parsePostmasterPid(text, "/data")).toEqual({
       pid: 4711,
       dataDirectory: "/data",
+      startedAt: 1763908000,
       port: 5433,
       socketDirectory: "/var/run/postgresql",
       listenAddress: "localhost",
+      status: "ready",
     });
   });
 
