@@ -3,14 +3,14 @@
  *
  * Nothing is written outside the target unless the user said where: tablespaces keep their places only with SOURCE.
  */
-import { chmod, chown, lstat, mkdir, open, readdir, readlink, stat, symlink } from "node:fs/promises";
-import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
+import { chmod, lstat, open, readdir, readlink, stat, symlink } from "node:fs/promises";
+import { isAbsolute, join, normalize, resolve } from "node:path";
 import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
 import type { Tablespace } from "../repository/sentinel.ts";
 import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import { forEachAtOnce } from "../system/pool.ts";
-import type { Owner } from "./unpack.ts";
+import { makeDirectories, type Owner, ownerOf } from "./owner.ts";
 
 /** Where the content of tablespaces goes. */
 export type TablespaceChoice =
@@ -93,16 +93,6 @@ export async function prepareTarget({ target, tablespaces }: TargetPlan): Promis
   }
   const tablespaceDirectories = tablespaces.map(({ place }) => place);
   return { target, tablespaceDirectories, madeDirectories: made, owner };
-}
-
-/** @returns the directories that were not there, the innermost last; for nobody but the owner */
-export async function makeDirectories(path: string, owner: Owner | undefined): Promise<readonly string[]> {
-  const first = await mkdir(path, { recursive: true, mode: 0o700 });
-  if (first === undefined) return [];
-  const made = [path];
-  for (let at = path; at !== first && at !== dirname(at); at = dirname(at)) made.unshift(dirname(at));
-  if (owner) for (const directory of made) await chown(directory, owner.uid, owner.gid);
-  return made;
 }
 
 /**
@@ -207,16 +197,6 @@ function refuseWithoutPlace(places: readonly (Tablespace & { readonly place: str
     detail: homeless.map(({ oid, location }) => `Tablespace ${oid} was in "${location}".`).join(" "),
     hint: `To where they were: --restore-spec SOURCE. Elsewhere: ${mapping}. Into the data directory itself: --blind-restore.`,
   });
-}
-
-/** root restores for the owner of the directory, or of the one it is made in: a server does not run as root. */
-async function ownerOf(target: string): Promise<Owner | undefined> {
-  if (process.geteuid?.() !== 0) return undefined;
-  for (let directory = resolve(target); ; directory = resolve(directory, "..")) {
-    const found = await stat(directory).catch(() => undefined);
-    if (found) return found.uid === 0 ? undefined : { uid: found.uid, gid: found.gid };
-    if (directory === "/") return undefined;
-  }
 }
 
 const SYNCS_AT_ONCE = 16;

@@ -14,15 +14,10 @@ import { IntegrityError, systemCodeOf } from "../errors.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import { destinationError } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
-import { makeDirectories } from "./target.ts";
+import { makeDirectories, type Owner } from "./owner.ts";
 
 /** Size and SHA-256 of every file, by path relative to the data directory. */
 export type ExpectedFiles = ReadonlyMap<string, { readonly sizeBytes: number; readonly sha256: string }>;
-
-export interface Owner {
-  readonly uid: number;
-  readonly gid: number;
-}
 
 export interface UnpackContext {
   readonly target: string;

@@ -1,0 +1,28 @@
+/** Whose the restored files are, and directories made for that account. */
+import { chown, mkdir, stat } from "node:fs/promises";
+import { dirname, resolve } from "node:path";
+
+export interface Owner {
+  readonly uid: number;
+  readonly gid: number;
+}
+
+/** root restores for the owner of the directory, or of the one it is made in: a server does not run as root. */
+export async function ownerOf(target: string): Promise<Owner | undefined> {
+  if (process.geteuid?.() !== 0) return undefined;
+  for (let directory = resolve(target); ; directory = resolve(directory, "..")) {
+    const found = await stat(directory).catch(() => undefined);
+    if (found) return found.uid === 0 ? undefined : { uid: found.uid, gid: found.gid };
+    if (directory === "/") return undefined;
+  }
+}
+
+/** @returns the directories that were not there, the innermost last; for nobody but the owner */
+export async function makeDirectories(path: string, owner: Owner | undefined): Promise<readonly string[]> {
+  const first = await mkdir(path, { recursive: true, mode: 0o700 });
+  if (first === undefined) return [];
+  const made = [path];
+  for (let at = path; at !== first && at !== dirname(at); at = dirname(at)) made.unshift(dirname(at));
+  if (owner) for (const directory of made) await chown(directory, owner.uid, owner.gid);
+  return made;
+}
