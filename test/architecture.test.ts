@@ -32,7 +32,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   "@mongodb-js/zstd": "codec/zstd-addon.ts",
   "tar-stream": "codec/tar.ts",
   pg: "postgres/connection.ts",
-  yargs: "cli/program.ts",
+  yargs: "cli/command-line.ts",
 };
 
 /** Only main.ts touches the process; what a process is (its number, account and program) anybody may ask. */

@@ -62,3 +62,5 @@ export interface Output {
   readonly isTerminal: boolean;
   write(text: string): void;
 }
+
+export const HINT_FOR_WORDS = 'Run "wal-b --help", or "wal-b COMMAND --help".';

@@ -1,16 +1,15 @@
 /** The table of commands, and the words on the command line → one of them. */
-import yargs from "yargs";
 import { type Environment, readEnvdir } from "../config/envdir.ts";
 import { loadSettings, SETTINGS, type SettingName } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
 import { createLog, type LogLevel } from "../system/log.ts";
-import { COMMIT, VERSION } from "../version.ts";
 import { backupFetch } from "./backup-fetch.ts";
 import { backupList } from "./backup-list.ts";
 import { backupMark } from "./backup-mark.ts";
 import { backupPush } from "./backup-push.ts";
-import type { Command, CommandContext, Option, Output, Words } from "./command.ts";
+import { type Command, type CommandContext, HINT_FOR_WORDS, type Option, type Output, type Words } from "./command.ts";
 import { remove } from "./delete.ts";
+import { type ChosenCommand, type ParsedWords, parsePlainWords } from "./plain-words.ts";
 import { version } from "./version.ts";
 import { walFetch } from "./wal-fetch.ts";
 import { walPrefetch } from "./wal-prefetch.ts";
@@ -29,7 +28,7 @@ export const COMMANDS: readonly Command[] = [
 ];
 
 /** Words that every command takes. WAL-E's come before the command there; here they may stand anywhere. */
-const GLOBAL_OPTIONS: Readonly<Record<string, Option>> = {
+export const GLOBAL_OPTIONS: Readonly<Record<string, Option>> = {
   envdir: { kind: "text", value: "DIR", help: "read variables from the files in DIR, as envdir does" },
   "s3-prefix": { kind: "text", value: "URL", setting: "s3Prefix", help: SETTINGS.s3Prefix.help },
   "file-prefix": { kind: "text", value: "DIR", setting: "filePrefix", help: SETTINGS.filePrefix.help },
@@ -77,140 +76,23 @@ export interface ProgramEdge {
  * @throws Failure  what a command throws; UsageError for words that no command takes
  */
 export async function runProgram(argv: readonly string[], edge: ProgramEdge): Promise<void> {
-  let chosen: { readonly command: Command; readonly words: Parsed } | undefined;
-  const parser = COMMANDS.reduce(
-    (program, command) =>
-      addCommand(program, command, (words) => {
-        chosen = { command, words };
-      }),
-    describeProgram(),
-  );
-
-  refuseUnknownFlags(argv);
-  // Help and version end here: yargs prints them and runs no command.
-  await parser.parseAsync([...argv], {}, (error, _, text) => {
-    if (error) throw error instanceof UsageError ? error : usageError(error.message);
-    if (text) edge.output.write(`${text}\n`);
-  });
+  const plain = parsePlainWords(argv, COMMANDS, GLOBAL_OPTIONS);
+  const chosen = plain ?? (await parseCommandLine(argv, edge));
   if (chosen === undefined) return;
 
   const { command, words } = chosen;
   await command.run(wordsOf(words), contextOf(command, words, edge));
 }
 
-/** Before yargs, which takes the word after a flag that it does not know for its value, and then misses that word. */
-function refuseUnknownFlags(argv: readonly string[]): void {
-  const known = new Set([GLOBAL_OPTIONS, ...COMMANDS.map(({ options }) => options)].flatMap(Object.keys));
-  for (const word of argv) {
-    if (word === "--") return;
-    const name = /^--(?:no-)?([^=]+)/.exec(word)?.[1];
-    if (name !== undefined && !known.has(name) && name !== "help" && name !== "version")
-      throw usageError(`unknown flag: ${word.split("=", 1)[0]}`);
-  }
+/** What yargs prints by itself, help and the version, is all that was asked for then. */
+async function parseCommandLine(argv: readonly string[], { output }: ProgramEdge): Promise<ChosenCommand | undefined> {
+  const { parseWords } = await import("./command-line.ts");
+  const { chosen, printed } = await parseWords(argv, COMMANDS, GLOBAL_OPTIONS);
+  if (printed) output.write(`${printed}\n`);
+  return chosen;
 }
 
-type Parsed = Readonly<Record<string, unknown>>;
-type Program = ReturnType<typeof yargs>;
-
-function describeProgram(): Program {
-  const program = yargs()
-    .scriptName("wal-b")
-    .usage(
-      "wal-b archives PostgreSQL to S3: WAL, base backups, retention, restore.\n\nUsage: wal-b [--envdir DIR] COMMAND …",
-    )
-    .version(`wal-b ${VERSION}${COMMIT ? ` (${COMMIT})` : ""}`)
-    .help()
-    .alias("h", "help")
-    .exitProcess(false)
-    .strict()
-    .demandCommand(1, "no command was given")
-    .recommendCommands()
-    .updateStrings(WORDING)
-    .parserConfiguration({
-      "duplicate-arguments-array": false,
-      "parse-numbers": false,
-      "parse-positional-numbers": false,
-    })
-    .wrap(100)
-    .showHelpOnFail(false)
-    .fail((message, error) => {
-      // A word that lacks its value comes as yargs' own kind of error.
-      throw error === undefined || error.name === "YError" ? usageError(message || error.message) : error;
-    })
-    .epilogue(EPILOGUE);
-  return addOptions(program, GLOBAL_OPTIONS, "Everywhere:");
-}
-
-/** Where yargs' own texts do not say what is wrong. The types of yargs know no plurals here. */
-const WORDING = {
-  "Did you mean %s?": 'there is no such command; did you mean "%s"?',
-  "Unknown argument: %s": { one: "unknown word: %s", other: "unknown words: %s" },
-  "Not enough non-option arguments: got %s, need at least %s": {
-    one: "too few words: got %s, need at least %s",
-    other: "too few words: got %s, need at least %s",
-  },
-  "Not enough arguments following: %s": "--%s needs a value",
-} as unknown as Record<string, string>;
-
-const EPILOGUE = `Settings come from flags and from variables: WALB_X, else WALG_X, else WALE_X, and AWS's own.
-The least that is needed is WALB_S3_PREFIX=s3://bucket/path and credentials. "wal-b COMMAND --help" tells more.
-
-In postgresql.conf:
-  archive_mode    = on
-  archive_command = 'wal-b --envdir /etc/wal-e.d/env wal-push %p'
-  restore_command = 'wal-b --envdir /etc/wal-e.d/env wal-fetch %f %p'
-Every night:
-  wal-b --envdir /etc/wal-e.d/env backup-push /var/lib/postgresql/18/main
-  wal-b --envdir /etc/wal-e.d/env delete retain 7 --confirm`;
-
-function addCommand(program: Program, command: Command, choose: (words: Parsed) => void): Program {
-  const positionals = Object.entries(command.positionals);
-  const usage = [
-    command.name,
-    ...positionals.map(([name, { optional }]) => (optional ? `[${name}]` : `<${name}>`)),
-  ].join(" ");
-  return program.command(
-    usage,
-    // The declared type has one overload for a text and one for false, and none for both.
-    (command.isInternal ? false : command.summary) as string,
-    (own) => {
-      own.usage(`Usage: wal-b ${usage.replace(/[<>]/g, "")}\n\n${command.description}`).epilogue("");
-      for (const [name, { help }] of positionals) own.positional(name, { type: "string", describe: help });
-      for (const [example, what] of command.examples) own.example(example, what);
-      return addOptions(own, command.options, "Options:");
-    },
-    (words) => choose(words),
-  );
-}
-
-function addOptions(program: Program, options: Readonly<Record<string, Option>>, group: string): Program {
-  for (const [name, { kind, help, alias, choices, setting }] of Object.entries(options)) {
-    const initial = setting && SETTINGS[setting].initialText;
-    program.option(name, {
-      type: kind === "flag" ? "boolean" : "string",
-      describe: initial === undefined ? help : `${help} (${initial} if not set)`,
-      group,
-      ...(alias && { alias }),
-      ...(choices && { choices }),
-      ...(kind === "text" && { requiresArg: true }),
-    });
-  }
-  return program;
-}
-
-function usageError(message: string): UsageError {
-  const [first = "", ...rest] = message
-    .split("\n")
-    .map((line) => line.trim())
-    .filter((line) => line !== "");
-  const lowered = first.slice(0, 1).toLowerCase() + first.slice(1).replace(/[.:]$/, "");
-  return new UsageError(lowered, {
-    ...(rest.length > 0 && { detail: `${rest.join(" ")}.` }),
-    hint: 'Run "wal-b --help", or "wal-b COMMAND --help".',
-  });
-}
-
-function contextOf(command: Command, words: Parsed, edge: ProgramEdge): CommandContext {
+function contextOf(command: Command, words: ParsedWords, edge: ProgramEdge): CommandContext {
   const { env, warn } = environmentOf(words, edge);
   const settings = loadSettings(flagsOf(command, words), env);
   const level: LogLevel = words["verbose"] ? "debug" : words["terse"] ? "warning" : "info";
@@ -233,7 +115,7 @@ function contextOf(command: Command, words: Parsed, edge: ProgramEdge): CommandC
   };
 }
 
-function environmentOf(words: Parsed, edge: ProgramEdge) {
+function environmentOf(words: ParsedWords, edge: ProgramEdge) {
   const envdir = words["envdir"];
   if (typeof envdir !== "string") return { env: edge.env, warn: [] };
   const { variables, readableByOthers } = readEnvdir(envdir);
@@ -252,7 +134,7 @@ function flagAgain(name: string, value: unknown): readonly string[] {
   return typeof value === "string" ? [`--${name}=${value}`] : [];
 }
 
-function flagsOf(command: Command, words: Parsed): Partial<Record<SettingName, string>> {
+function flagsOf(command: Command, words: ParsedWords): Partial<Record<SettingName, string>> {
   const flags: Partial<Record<SettingName, string>> = {};
   for (const [name, { setting }] of Object.entries({ ...GLOBAL_OPTIONS, ...command.options })) {
     const value = words[name];
@@ -261,13 +143,13 @@ function flagsOf(command: Command, words: Parsed): Partial<Record<SettingName, s
   return flags;
 }
 
-function wordsOf(words: Parsed): Words {
+function wordsOf(words: ParsedWords): Words {
   const text = (name: string) => (typeof words[name] === "string" ? words[name] : undefined);
   return {
     text,
     required(name) {
       const value = text(name);
-      if (value === undefined || value === "") throw usageError(`no ${name} was given`);
+      if (value === undefined || value === "") throw new UsageError(`no ${name} was given`, { hint: HINT_FOR_WORDS });
       return value;
     },
     isSet: (name) => words[name] === true,
