@@ -7,21 +7,20 @@
  */
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
-import { decodeContent } from "../codec/content.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { Failure, IntegrityError, NotFoundError, systemCodeOf } from "../errors.ts";
-import { BACKUP_MANIFEST, parseBackupManifest } from "../postgres/backup-manifest.ts";
+import { BACKUP_MANIFEST } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
-import { type Backup, findBackup, listParts, readCatalog, readJsonObject } from "../repository/backup-catalog.ts";
-import { partsOfFilesMetadata } from "../repository/files-metadata.ts";
-import { backupKeys, partKey, partsFolder } from "../repository/keys.ts";
+import { type Backup, findBackup, readCatalog } from "../repository/backup-catalog.ts";
+import { partKey } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
+import { completeParts, readManifest } from "./contents.ts";
 import { checkSpace } from "./space.ts";
 import { finishDirectories, planTarget, prepareTarget, syncTree, type TablespaceChoice } from "./target.ts";
-import { type ExpectedFiles, placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
+import { placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
 
 export interface BackupFetchContext {
   readonly store: ObjectStore;
@@ -48,6 +47,11 @@ export async function fetchBackup(name: string, target: string, context: BackupF
   const parts = await completeParts(store, backup);
   const manifest = await readManifest(backup, context);
   const expected = manifest?.files;
+  if (manifest === undefined) {
+    log.warning(`backup "${backup.name}" has no checksums of its files`, {
+      detail: "Another tool made it. What is restored can only be checked as far as its compression does.",
+    });
+  }
 
   const plan = await planTarget(target, backup.tablespaces, context.tablespaces);
   await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: expected, log });
@@ -113,83 +117,6 @@ export async function selectBackup(store: ObjectStore, name: string): Promise<Ba
   if (newest === undefined) throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
   return newest;
 }
-
-/** @returns the names of all parts @throws IntegrityError  one is missing, or there is one too many */
-async function completeParts(store: ObjectStore, backup: Backup): Promise<readonly string[]> {
-  const folder = partsFolder(backup.name);
-  const listed = await listParts(store, backup.name);
-  const present = listed.map(({ key }) => key.slice(folder.length));
-  const named = await namedParts(store, backup);
-
-  const missing = (named ?? []).filter((part) => !present.includes(part));
-  if (missing.length > 0) {
-    throw new IntegrityError(`backup "${backup.name}" is incomplete`, {
-      detail: `${missing.map((part) => store.urlOf(partKey(backup.name, part))).join(", ")} ${missing.length === 1 ? "is" : "are"} missing.`,
-      hint: "Restore another backup.",
-    });
-  }
-  const storedBytes = listed.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-  if (backup.walB && (storedBytes !== backup.compressedBytes || present.length !== backup.walB.parts)) {
-    throw new IntegrityError(`backup "${backup.name}" is damaged`, {
-      detail: `Its ${present.length} parts have ${storedBytes} bytes; there should be ${backup.walB.parts} with ${backup.compressedBytes} bytes.`,
-      hint: "Restore another backup.",
-    });
-  }
-  return named ?? present;
-}
-
-async function namedParts(store: ObjectStore, backup: Backup): Promise<readonly string[] | undefined> {
-  const key = backupKeys(backup.name).filesMetadata;
-  try {
-    return partsOfFilesMetadata(await readJsonObject(store, key), store.urlOf(key));
-  } catch (error) {
-    // WAL-G writes none when it is told so; wal-b always does.
-    if (error instanceof NotFoundError && backup.walB === undefined) return undefined;
-    throw error instanceof NotFoundError
-      ? new IntegrityError(`backup "${backup.name}" is incomplete`, {
-          detail: `${store.urlOf(key)} is missing.`,
-          cause: error,
-        })
-      : error;
-  }
-}
-
-interface Manifest {
-  /** As PostgreSQL's own programs read it. */
-  readonly text: string;
-  readonly files: ExpectedFiles;
-}
-
-/** @returns undefined for what WAL-G made: it keeps no checksums */
-async function readManifest(backup: Backup, { store, zstd, log }: BackupFetchContext): Promise<Manifest | undefined> {
-  if (backup.walB === undefined) {
-    log.warning(`backup "${backup.name}" has no checksums of its files`, {
-      detail: "Another tool made it. What is restored can only be checked as far as its compression does.",
-    });
-    return undefined;
-  }
-  const key = backupKeys(backup.name).manifest;
-  try {
-    const text = new TextDecoder().decode(
-      await decodeContent(await readJsonObject(store, key), zstd, MAX_MANIFEST_BYTES),
-    );
-    if (new Bun.CryptoHasher("sha256").update(text).digest("hex") !== backup.walB.manifestSha256) {
-      throw new IntegrityError("it is not the one that the backup was made with", {
-        detail: "Its SHA-256 is not the one in the sentinel.",
-      });
-    }
-    return { text, files: parseBackupManifest(text) };
-  } catch (error) {
-    if (!(error instanceof IntegrityError || error instanceof NotFoundError)) throw error;
-    throw new IntegrityError(`the manifest of backup "${backup.name}" cannot be used`, {
-      detail: `${store.urlOf(key)}: ${error.message}. ${error.detail ?? ""}`.trim(),
-      hint: "Restore another backup.",
-      cause: error,
-    });
-  }
-}
-
-const MAX_MANIFEST_BYTES = 2 ** 30;
 
 function partFailure(url: string, error: unknown): unknown {
   if (error instanceof NotFoundError)

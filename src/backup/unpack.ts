@@ -17,7 +17,12 @@ import type { Log } from "../system/log.ts";
 import { makeDirectories, type Owner } from "./owner.ts";
 
 /** Size and SHA-256 of every file, by path relative to the data directory. */
-export type ExpectedFiles = ReadonlyMap<string, { readonly sizeBytes: number; readonly sha256: string }>;
+export type ExpectedFiles = ReadonlyMap<string, ExpectedFile>;
+
+export interface ExpectedFile {
+  readonly sizeBytes: number;
+  readonly sha256: string;
+}
 
 export interface UnpackContext {
   readonly target: string;
@@ -84,14 +89,7 @@ const directoryMode = (mode: number) => (mode & 0o050 ? 0o750 : 0o700);
 
 async function writeFile(path: string, entry: TarEntry, context: UnpackContext): Promise<void> {
   const { target, expected, restored, signal } = context;
-  const wanted = expected?.get(path);
-  if (expected && wanted === undefined)
-    throw new IntegrityError(`the part has "${path}", which is not in the backup's manifest`);
-  if (wanted && wanted.sizeBytes !== entry.sizeBytes) {
-    throw new IntegrityError(`"${path}" has the wrong size`, {
-      detail: `It has ${entry.sizeBytes} bytes, the backup's manifest says ${wanted.sizeBytes}.`,
-    });
-  }
+  const wanted = expectedFile(path, entry.sizeBytes, expected);
 
   const place = join(target, context.rename.get(path) ?? path);
   const hash = wanted && new Bun.CryptoHasher("sha256");
@@ -106,12 +104,36 @@ async function writeFile(path: string, entry: TarEntry, context: UnpackContext):
   } finally {
     await file.close();
   }
-  if (wanted && hash?.digest("hex") !== wanted.sha256) {
-    throw new IntegrityError(`"${path}" is not what was backed up`, {
-      detail: "Its SHA-256 differs from the one in the backup's manifest.",
+  if (wanted && hash) checkFileHash(path, hash.digest("hex"), wanted);
+  restored.add(path, entry.sizeBytes);
+}
+
+/**
+ * @returns undefined when there is no manifest
+ * @throws IntegrityError  the manifest does not have the file, or with another size
+ */
+export function expectedFile(
+  path: string,
+  sizeBytes: number,
+  expected: ExpectedFiles | undefined,
+): ExpectedFile | undefined {
+  const wanted = expected?.get(path);
+  if (expected && wanted === undefined)
+    throw new IntegrityError(`the part has "${path}", which is not in the backup's manifest`);
+  if (wanted && wanted.sizeBytes !== sizeBytes) {
+    throw new IntegrityError(`"${path}" has the wrong size`, {
+      detail: `It has ${sizeBytes} bytes, the backup's manifest says ${wanted.sizeBytes}.`,
     });
   }
-  restored.add(path, entry.sizeBytes);
+  return wanted;
+}
+
+/** @throws IntegrityError  the content is another one */
+export function checkFileHash(path: string, sha256: string, wanted: ExpectedFile): void {
+  if (sha256 === wanted.sha256) return;
+  throw new IntegrityError(`"${path}" is not what was backed up`, {
+    detail: "Its SHA-256 differs from the one in the backup's manifest.",
+  });
 }
 
 async function setAttributes(

@@ -34,16 +34,25 @@ export class FilesMetadataWriter {
 }
 
 /**
- * @returns the parts that belong to the backup, in order of their names; undefined when the backup does not say (WAL-G with
- *          WALG_WITHOUT_FILES_METADATA)
+ * @returns the parts that belong to the backup, in order of their names, and the members of each; undefined when the backup
+ *          does not say (WAL-G with WALG_WITHOUT_FILES_METADATA)
  * @throws IntegrityError  not what it should be
  */
-export function partsOfFilesMetadata(body: Uint8Array, url: string): readonly string[] | undefined {
+export function filesOfFilesMetadata(
+  body: Uint8Array,
+  url: string,
+): ReadonlyMap<string, readonly string[]> | undefined {
   const sets = JsonFields.parse(new TextDecoder().decode(body), url).object("TarFileSets");
   if (sets === undefined || sets.names().length === 0) return undefined;
-  for (const name of sets.names()) {
-    if (name.includes("/") || sets.texts(name) === undefined)
-      throw new IntegrityError(`${url} is damaged`, { detail: `It has the part "${name}".` });
-  }
-  return sets.names().toSorted();
+  return new Map(
+    sets
+      .names()
+      .toSorted()
+      .map((name) => {
+        const members = sets.texts(name);
+        if (name.includes("/") || members === undefined)
+          throw new IntegrityError(`${url} is damaged`, { detail: `It has the part "${name}".` });
+        return [name, members];
+      }),
+  );
 }

@@ -1,6 +1,6 @@
 import { expect, test } from "bun:test";
 import { IntegrityError } from "../../../src/errors.ts";
-import { FilesMetadataWriter, partsOfFilesMetadata } from "../../../src/repository/files-metadata.ts";
+import { FilesMetadataWriter, filesOfFilesMetadata } from "../../../src/repository/files-metadata.ts";
 import { expectGolden } from "../../support/golden.ts";
 
 function metadata(): Uint8Array {
@@ -22,18 +22,18 @@ test("FilesMetadataWriter writes what WAL-G restores by", () => {
   expectGolden("test/golden/files-metadata-format-1.json", new TextDecoder().decode(metadata()));
 });
 
-test("partsOfFilesMetadata() names every part, those without files too", () => {
-  expect(partsOfFilesMetadata(metadata(), "it")).toEqual([
-    "backup_label.tar.zst",
-    "part_001.tar.zst",
-    "part_002.tar.zst",
+test("filesOfFilesMetadata() names every part in order, those without files too, and its members", () => {
+  expect([...(filesOfFilesMetadata(metadata(), "it") ?? [])]).toEqual([
+    ["backup_label.tar.zst", ["backup_label"]],
+    ["part_001.tar.zst", []],
+    ["part_002.tar.zst", ["/base/1/1259", '/base/1/"']],
   ]);
 });
 
 test.each(["{}", '{"TarFileSets":{}}', '{"TarFileSets":null}'])(
-  "partsOfFilesMetadata() knows that %s does not say",
+  "filesOfFilesMetadata() knows that %s does not say",
   (text) => {
-    expect(partsOfFilesMetadata(Buffer.from(text), "it")).toBeUndefined();
+    expect(filesOfFilesMetadata(Buffer.from(text), "it")).toBeUndefined();
   },
 );
 
@@ -42,6 +42,6 @@ test.each([
   ["a part in another folder", '{"TarFileSets":{"../../other/part_001.tar.zst":[]}}'],
   ["a part whose files are none", '{"TarFileSets":{"part_001.tar.zst":7}}'],
   ["a part whose files are nothing", '{"TarFileSets":{"part_001.tar.zst":null}}'],
-])("partsOfFilesMetadata() refuses %s", (_, text) => {
-  expect(() => partsOfFilesMetadata(Buffer.from(text), "it")).toThrow(IntegrityError);
+])("filesOfFilesMetadata() refuses %s", (_, text) => {
+  expect(() => filesOfFilesMetadata(Buffer.from(text), "it")).toThrow(IntegrityError);
 });
