@@ -1,6 +1,6 @@
 /** wal-b itself: the binary that was built, with a repository in a directory. */
-import { mkdir, rm, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { chmod, copyFile, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { sizeBelow } from "../size.ts";
 import type { Workload } from "../workload.ts";
 import type { Peer } from "./peer.ts";
@@ -12,9 +12,10 @@ const USAGE_ERROR = 64;
 const ARCHIVE_TIMEOUT = "1min";
 
 /** @param name  also that of its directory */
-export async function openWalB(name: string, binary: string, workload: Workload): Promise<Peer> {
+export async function openWalB(name: string, built: string, workload: Workload): Promise<Peer> {
   const { server, segments } = workload;
   const [before, segment] = segments;
+  const binary = await keepCopy(built, await server.makeDirectory(`program of ${name}`));
   const repository = await server.makeDirectory(`repository of ${name}`);
   const env = { ...server.env, WALB_FILE_PREFIX: repository, WALB_ARCHIVE_TIMEOUT: ARCHIVE_TIMEOUT };
   const restored = join(server.directory, `restored by ${name}`);
@@ -54,12 +55,17 @@ export async function openWalB(name: string, binary: string, workload: Workload)
       fetchBackup: {
         command: [binary, "backup-fetch", restored, "LATEST"],
         env,
-        async prepare() {
-          await rm(restored, { recursive: true, force: true });
-          await mkdir(dirname(restored), { recursive: true });
-        },
+        prepare: () => rm(restored, { recursive: true, force: true }),
         check: () => expectRestored(restored, workload),
       },
     },
   };
+}
+
+/** A build that ends meanwhile would change what is measured. */
+async function keepCopy(built: string, directory: string): Promise<string> {
+  const copy = join(directory, "wal-b");
+  await copyFile(built, copy);
+  await chmod(copy, 0o755);
+  return copy;
 }
