@@ -61,9 +61,9 @@ export class PrefetchDirectory {
 
   async #place(name: string, destination: string): Promise<"taken" | "not ready" | "damaged"> {
     const path = join(this.path, name);
-    const expected = READY.exec(name)?.[2];
+    const [, segment = "", expected] = READY.exec(name) ?? [];
     try {
-      if (this.#hash(piecesOfFile(path)) !== expected) {
+      if (this.#hash(segment, piecesOfFile(path)) !== expected) {
         await rm(path, { force: true });
         return "damaged";
       }
@@ -75,7 +75,7 @@ export class PrefetchDirectory {
     }
     // The directory was moved to another file system by its setting.
     const content = await readFile(path);
-    if (this.#hash(piecesOf(content)) !== expected) return "damaged";
+    if (this.#hash(segment, piecesOf(content)) !== expected) return "damaged";
     await writeFileAtomically(destination, content, { mode: 0o600, durability: "left to PostgreSQL" });
     await rm(path, { force: true });
     return "taken";
@@ -169,7 +169,7 @@ export class PrefetchDirectory {
 
   /** @param content  verified */
   async put(segment: string, content: Uint8Array): Promise<void> {
-    const path = join(this.path, `${segment}.${this.#hash(piecesOf(content))}`);
+    const path = join(this.path, `${segment}.${this.#hash(segment, piecesOf(content))}`);
     await writeFileAtomically(path, content, { mode: 0o600, durability: "left to PostgreSQL" });
   }
 
@@ -202,8 +202,9 @@ export class PrefetchDirectory {
     await rm(this.path, { recursive: true, force: true, maxRetries: 3, retryDelay: 20 });
   }
 
-  #hash(pieces: Iterable<Uint8Array>): string {
-    let hash = this.#seed;
+  /** Of the content, the name and the source. */
+  #hash(segment: string, pieces: Iterable<Uint8Array>): string {
+    let hash = Bun.hash.xxHash64(segment, this.#seed);
     for (const piece of pieces) hash = Bun.hash.xxHash3(piece, hash);
     return hash.toString(16).padStart(16, "0");
   }

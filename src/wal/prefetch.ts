@@ -128,9 +128,9 @@ class Segments {
     this.#movedAt = now;
     this.#wanted = await this.#segmentsAfter(position);
     const names = this.#wanted.map(({ name }) => name);
-    await directory.keepOnly(new Set([position.name, ...names, ...this.#loading.keys()]));
+    await directory.keepOnly(new Set([...names, ...this.#loading.keys()]));
     this.#ready = await directory.ready();
-    return this.#lacking.size > 0 && !names.some((name) => this.#lacking.has(name)) ? "of no use" : "of use";
+    return [...this.#lacking].every((name) => names.includes(name)) ? "of use" : "of no use";
   }
 
   async startLoads(): Promise<void> {

@@ -1,0 +1,210 @@
+import { describe, expect, test } from "bun:test";
+import { chmod, mkdir, readdir, readFile, rename, stat, symlink, utimes, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { DestinationError } from "../../../src/errors.ts";
+import { PrefetchDirectory } from "../../../src/wal/prefetch-directory.ts";
+import { temporaryDirectory } from "../../support/temporary-directory.ts";
+import { walContent } from "../../support/wal-content.ts";
+
+const A = "000000010000000000000001";
+const B = "000000010000000000000002";
+
+/** Above the kernel's limit: nobody's. */
+const DEAD = String(2 ** 22 + 1);
+/** Somebody else, who lives as long as the test. */
+const OTHER = String(process.ppid);
+
+async function setUp() {
+  const temporary = await temporaryDirectory();
+  const path = join(temporary.path, "kept");
+  const directory = new PrefetchDirectory(path, "source");
+  return {
+    path,
+    directory,
+    destination: join(temporary.path, "RECOVERYXLOG"),
+    [Symbol.asyncDispose]: () => temporary[Symbol.asyncDispose](),
+  };
+}
+
+const namesIn = async (path: string) => (await readdir(path)).sort();
+const onlyReady = async (path: string) =>
+  (await namesIn(path)).find((name) => /^[0-9A-F]{24}\.[0-9a-f]{16}$/.test(name)) as string;
+
+describe("take()", () => {
+  test("puts the very content in place that was put", async () => {
+    await using site = await setUp();
+    await site.directory.create(A);
+    await site.directory.put(A, walContent(A));
+    expect(await site.directory.take(A, site.destination, 0)).toBe("taken");
+    expect(Buffer.compare(await readFile(site.destination), walContent(A))).toBe(0);
+    expect(await site.directory.ready()).toEqual(new Set());
+  });
+
+  test("finds nothing where there is no directory, and makes none", async () => {
+    await using site = await setUp();
+    expect(await site.directory.take(A, site.destination, 1_000)).toBe("not ready");
+    expect(await Bun.file(site.path).exists()).toBe(false);
+  });
+
+  test.each([
+    ["a flipped bit", (bytes: Uint8Array) => bytes.with(700_000, (bytes[700_000] ?? 0) ^ 1)],
+    ["a flipped bit in the last byte", (bytes: Uint8Array) => bytes.with(-1, (bytes.at(-1) ?? 0) ^ 1)],
+    ["a missing end", (bytes: Uint8Array) => bytes.subarray(0, -1)],
+    ["a missing half, as after a crash", (bytes: Uint8Array) => bytes.subarray(0, bytes.byteLength / 2)],
+    ["nothing", () => new Uint8Array()],
+    ["more at its end", (bytes: Uint8Array) => Buffer.concat([bytes, bytes])],
+    [
+      "pieces in another order",
+      (bytes: Uint8Array) => Buffer.concat([bytes.subarray(2 ** 19), bytes.subarray(0, 2 ** 19)]),
+    ],
+  ])("discards a file with %s", async (_, damage) => {
+    await using site = await setUp();
+    await site.directory.create(A);
+    await site.directory.put(A, walContent(A));
+    const path = join(site.path, await onlyReady(site.path));
+    await writeFile(path, damage(new Uint8Array(await readFile(path))));
+    expect(await site.directory.take(A, site.destination, 0)).toBe("damaged");
+    expect(await Bun.file(site.destination).exists()).toBe(false);
+    expect(await namesIn(site.path)).toEqual([`${A}.loading`, "position"]);
+  });
+
+  test("discards a file of another source, and one under another segment's name", async () => {
+    await using site = await setUp();
+    await site.directory.create(A);
+    await new PrefetchDirectory(site.path, "another").put(A, walContent(A));
+    expect(await site.directory.take(A, site.destination, 0)).toBe("damaged");
+    await site.directory.put(A, walContent(A));
+    const name = await onlyReady(site.path);
+    await rename(join(site.path, name), join(site.path, name.replace(A, B)));
+    expect(await site.directory.take(B, site.destination, 0)).toBe("damaged");
+  });
+
+  test("waits for a segment that somebody is loading", async () => {
+    await using site = await setUp();
+    await site.directory.create(A);
+    await writeFile(join(site.path, `${A}.loading`), OTHER);
+    const taking = site.directory.take(A, site.destination, 10_000);
+    await Bun.sleep(30);
+    await site.directory.put(A, walContent(A));
+    await site.directory.endLoading(A);
+    expect(await taking).toBe("taken");
+  });
+
+  test("does not wait when loading has failed, and loads it itself from then on", async () => {
+    await using site = await setUp();
+    await site.directory.create(A);
+    await writeFile(join(site.path, `${A}.loading`), OTHER);
+    const taking = site.directory.take(A, site.destination, 10_000);
+    await Bun.sleep(30);
+    await site.directory.endLoading(A);
+    expect(await taking).toBe("not ready");
+    expect(await readFile(join(site.path, `${A}.loading`), "utf8")).toBe(String(process.pid));
+  });
+
+  test("does not wait for the dead, nor for ever", async () => {
+    await using site = await setUp();
+    await site.directory.create(A);
+    await writeFile(join(site.path, `${A}.loading`), DEAD);
+    expect(await site.directory.take(A, site.destination, 10_000)).toBe("not ready");
+    await writeFile(join(site.path, `${B}.loading`), OTHER);
+    expect(await site.directory.take(B, site.destination, 50)).toBe("not ready");
+  });
+
+  test("refuses a directory that others can write to, and a link to one", async () => {
+    await using site = await setUp();
+    await mkdir(site.path);
+    await chmod(site.path, 0o777);
+    expect(site.directory.take(A, site.destination, 0)).rejects.toThrow(DestinationError);
+    const link = `${site.path}.link`;
+    await symlink(site.path, link);
+    expect(new PrefetchDirectory(link, "").take(A, site.destination, 0)).rejects.toThrow(DestinationError);
+  });
+});
+
+test("a segment is loaded by one at a time", async () => {
+  await using site = await setUp();
+  await site.directory.create(A);
+  expect(await site.directory.beginLoading(A)).toBe(true);
+  await writeFile(join(site.path, `${A}.loading`), OTHER);
+  expect(await site.directory.beginLoading(A)).toBe(false);
+  await writeFile(join(site.path, `${A}.loading`), DEAD);
+  expect(await site.directory.beginLoading(A)).toBe(true);
+});
+
+test("keepOnly() removes what is not wanted and what the dead left, and nothing else", async () => {
+  await using site = await setUp();
+  await site.directory.create(A);
+  for (const name of [A, B]) await site.directory.put(name, walContent(name));
+  const old = new Date(Date.now() - 60_000);
+  for (const name of [`${A}.loading`, `${B}.loading`, "xlogtemp.walb.new", "xlogtemp.walb.old", "prefetcher"])
+    await writeFile(join(site.path, name), "");
+  await utimes(join(site.path, "xlogtemp.walb.old"), old, old);
+  await site.directory.keepOnly(new Set([A]));
+  expect(await site.directory.ready()).toEqual(new Set([A]));
+  expect((await namesIn(site.path)).filter((name) => !name.startsWith(`${A}.`))).toEqual([
+    "position",
+    "prefetcher",
+    "xlogtemp.walb.new",
+  ]);
+});
+
+describe("position()", () => {
+  test("is what was told last, and nothing when that is no segment", async () => {
+    await using site = await setUp();
+    expect(await site.directory.position()).toBeUndefined();
+    await site.directory.create(A);
+    await site.directory.setPosition(B);
+    expect((await site.directory.position())?.name).toBe(B);
+    await site.directory.setPosition("");
+    expect(await site.directory.position()).toBeUndefined();
+  });
+
+  test("is told to nobody when the directory has gone", async () => {
+    await using site = await setUp();
+    await site.directory.setPosition(A);
+    expect(await Bun.file(site.path).exists()).toBe(false);
+  });
+});
+
+describe("claim()", () => {
+  test("is given to one, who removes everything in the end", async () => {
+    await using site = await setUp();
+    {
+      await using claim = await site.directory.claim();
+      expect(await claim?.isHeld()).toBe(true);
+      expect(await site.directory.prefetcher()).toBe("alive");
+      expect(await site.directory.claim()).toBeUndefined();
+      expect((await stat(site.path)).mode & 0o777).toBe(0o700);
+    }
+    expect(await site.directory.prefetcher()).toBe("none");
+  });
+
+  test.each([
+    ["that was killed", async (file: string) => await writeFile(file, DEAD)],
+    ["that has written nothing", async (file: string) => await writeFile(file, "")],
+    ["that has not been heard of for long", async (file: string) => await utimes(file, 0, 0)],
+  ])("passes on from one %s; that one removes nothing any more", async (_, die) => {
+    await using site = await setUp();
+    const first = await site.directory.claim();
+    await die(join(site.path, "prefetcher"));
+    expect(await site.directory.prefetcher()).toBe("dead");
+    await using second = await site.directory.claim();
+    expect(await second?.isHeld()).toBe(true);
+    await writeFile(join(site.path, "prefetcher"), OTHER);
+    expect(await first?.isHeld()).toBe(false);
+    await first?.[Symbol.asyncDispose]();
+    expect(await namesIn(site.path)).toEqual(["prefetcher"]);
+  });
+});
+
+test("what is on another file system is put in place too", async () => {
+  const other = new PrefetchDirectory(join("/dev/shm", `walb-test-${crypto.randomUUID()}`), "source");
+  await using site = await setUp();
+  await other.create(A);
+  await using _ = { [Symbol.asyncDispose]: () => other.remove() };
+  await other.put(A, walContent(A));
+  expect((await stat(other.path)).dev).not.toBe((await stat(join(site.destination, ".."))).dev);
+  expect(await other.take(A, site.destination, 0)).toBe("taken");
+  expect(Buffer.compare(await readFile(site.destination), walContent(A))).toBe(0);
+  expect(await namesIn(other.path)).toEqual(["position"]);
+});
