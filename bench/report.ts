@@ -18,7 +18,7 @@ const MiB = 2 ** 20;
 
 /** The first series is wal-b's; the others are compared with it. */
 export function formatTable({ title, contentBytes, series }: Table): string {
-  const [own, ...others] = series;
+  const own = series[0];
   if (own === undefined) return "";
   const isSlow = median(own.samples.map(({ wallMs }) => wallMs)) >= 1_000;
   const columns = ["", "wall", "lowest–highest", ...(isSlow && contentBytes ? ["MiB/s"] : []), "CPU", "peak memory"];
@@ -39,7 +39,7 @@ export function formatTable({ title, contentBytes, series }: Table): string {
       peer === own.peer ? "" : ratio(own.samples, samples).toFixed(2),
     ];
   };
-  return `### ${title}\n\n${markdown([head, head.map((_, at) => (at === 0 ? "---" : "--:")), ...[own, ...others].map(row)])}\n`;
+  return `### ${title}\n\n${markdown(head, series.map(row))}\n`;
 }
 
 /** Keeps what people wrote around the figures. */
@@ -67,4 +67,15 @@ function formatMs(ms: number): string {
   return `${ms.toFixed(ms < 100 ? 1 : 0)} ms`;
 }
 
-const markdown = (rows: readonly (readonly string[])[]) => rows.map((cells) => `| ${cells.join(" | ")} |`).join("\n");
+/** Columns of even width, the first to the left and numbers to the right, as the formatter of this repository wants them. */
+function markdown(head: readonly string[], rows: readonly (readonly string[])[]): string {
+  const widths = head.map((_, column) => Math.max(3, ...[head, ...rows].map((cells) => cells[column]?.length ?? 0)));
+  const pad = (text: string, column: number) => {
+    const width = widths[column] ?? 0;
+    return column === 0 ? text.padEnd(width) : text.padStart(width);
+  };
+  const rule = widths.map((width, column) => (column === 0 ? "-".repeat(width) : `${"-".repeat(width - 1)}:`));
+  return [head.map(pad), rule, ...rows.map((cells) => cells.map(pad))]
+    .map((cells) => `| ${cells.join(" | ")} |`)
+    .join("\n");
+}
