@@ -10,6 +10,7 @@ import { backupPush } from "./backup-push.ts";
 import { type Command, type CommandContext, HINT_FOR_WORDS, type Option, type Output, type Words } from "./command.ts";
 import { remove } from "./delete.ts";
 import { type ChosenCommand, type ParsedWords, parsePlainWords } from "./plain-words.ts";
+import { verify } from "./verify.ts";
 import { version } from "./version.ts";
 import { walFetch } from "./wal-fetch.ts";
 import { walPrefetch } from "./wal-prefetch.ts";
@@ -24,6 +25,7 @@ export const COMMANDS: readonly Command[] = [
   backupList,
   backupMark,
   remove,
+  verify,
   version,
 ];
 

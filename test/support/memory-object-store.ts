@@ -134,7 +134,8 @@ export class MemoryObjectStore implements ObjectStore {
   async [Symbol.asyncDispose](): Promise<void> {}
 
   #keep(key: ObjectKey, body: Uint8Array, metadata: ObjectMetadata): void {
-    this.#objects.set(key, { body: body.slice(), metadata: { ...metadata }, lastModified: this.#now() });
+    // A copy in any case: slice() of a Buffer is a view of it.
+    this.#objects.set(key, { body: new Uint8Array(body), metadata: { ...metadata }, lastModified: this.#now() });
   }
 
   #find(key: ObjectKey): KeptObject {

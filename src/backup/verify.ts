@@ -1,0 +1,201 @@
+/**
+ * verify: reads backups and their WAL back, and writes nothing.
+ *
+ * choose → parts, several at once, each file against the manifest → every segment of WAL from the start of the backup to its
+ * stop, or to the end of the archive → a report of all that is damaged or missing. What is wrong with one object stops
+ * nothing; a failure of the store does, because it says nothing about the objects.
+ */
+import type { Zstd } from "../codec/zstd.ts";
+import { AccessError, Failure, IntegrityError, NotFoundError, StorageError, UsageError } from "../errors.ts";
+import { type Backup, readCatalog } from "../repository/backup-catalog.ts";
+import { sentinelKey } from "../repository/keys.ts";
+import type { WalArchive } from "../repository/wal-archive.ts";
+import type { ObjectStore } from "../storage/object-store.ts";
+import { abortableDelay } from "../system/delay.ts";
+import type { Log } from "../system/log.ts";
+import { selectBackup } from "./fetch.ts";
+import { verifyParts } from "./verify-parts.ts";
+import { findingOf, mebibytes, type VerifiedBackup, type VerifyReport } from "./verify-report.ts";
+import { type VerifiedWal, verifyWal } from "./verify-wal.ts";
+
+export interface VerifyContext {
+  readonly store: ObjectStore;
+  readonly archive: WalArchive;
+  readonly zstd: Zstd;
+  /** Parts, or segments, that are read side by side. */
+  readonly atOnce: number;
+  /** How long to wait for a gap at the end of the archive to close, a few times. */
+  readonly gapPauseMs: number;
+  readonly log: Log;
+  readonly now: () => Date;
+  readonly signal: AbortSignal;
+}
+
+export interface VerifyChoice {
+  /** The name of a backup, "LATEST", or "all". */
+  readonly backups: string | { readonly all: true };
+  /** "newest": on to the end of the archive for the newest backup, and to its stop for any other. */
+  readonly walToEnd: "newest" | "each";
+}
+
+/** @throws NotFoundError  there is no such backup, or none at all */
+export async function verifyBackups(
+  { backups, walToEnd }: VerifyChoice,
+  context: VerifyContext,
+): Promise<VerifyReport> {
+  const { store, now } = context;
+  const startedAt = now();
+  const chosen = typeof backups === "string" ? await chooseOne(backups, store) : await chooseAll(store);
+  const newest = walToEnd === "newest" ? await newestOf(chosen, store) : undefined;
+  const known = chosen.length > 1 ? new Map<string, "good" | IntegrityError>() : undefined;
+  const progress = new Progress(context);
+
+  const verified: VerifiedBackup[] = [];
+  let stoppedBy: Failure | undefined;
+  for (const each of chosen) {
+    const walReach = walToEnd === "each" || each.name === newest ? "end of the archive" : "stop of the backup";
+    try {
+      verified.push(await verifyOne(each, { ...context, walReach, known, progress }));
+    } catch (error) {
+      context.signal.throwIfAborted();
+      if (!(error instanceof StorageError || error instanceof AccessError)) throw error;
+      stoppedBy = error;
+      break;
+    }
+  }
+  return { location: store.location, startedAt, finishedAt: now(), backups: verified, stoppedBy };
+}
+
+/** A backup, or why it cannot be one for us. */
+interface Chosen {
+  readonly name: string;
+  readonly backup: Backup | Failure;
+}
+
+async function chooseOne(name: string, store: ObjectStore): Promise<readonly Chosen[]> {
+  try {
+    const backup = await selectBackup(store, name);
+    return [{ name: backup.name, backup }];
+  } catch (failure) {
+    if (!(failure instanceof IntegrityError || failure instanceof UsageError)) throw failure;
+    return [{ name: name === "LATEST" ? await newestUnreadable(store) : name, backup: failure }];
+  }
+}
+
+/** LATEST may be a backup that cannot be read, and then its failure does not have its name. */
+async function newestUnreadable(store: ObjectStore): Promise<string> {
+  const { unreadable } = await readCatalog(store);
+  const byAge = unreadable.toSorted((a, b) => a.lastModified.getTime() - b.lastModified.getTime());
+  return byAge.at(-1)?.name ?? "LATEST";
+}
+
+/** Those that cannot be read, then the others, oldest first. */
+async function chooseAll(store: ObjectStore): Promise<readonly Chosen[]> {
+  const { backups, unreadable } = await readCatalog(store);
+  if (backups.length + unreadable.length === 0)
+    throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
+  const others = unreadable.map(({ name, failure }) => {
+    if (!(failure instanceof Failure)) throw failure;
+    return { name, backup: failure };
+  });
+  return [...others, ...backups.map((backup) => ({ name: backup.name, backup }))];
+}
+
+async function newestOf(chosen: readonly Chosen[], store: ObjectStore): Promise<string | undefined> {
+  if (chosen.every(({ backup }) => backup instanceof Failure)) return undefined;
+  return (await readCatalog(store)).backups.at(-1)?.name;
+}
+
+interface OneContext extends VerifyContext {
+  readonly walReach: VerifiedBackup["walReach"];
+  readonly known: Map<string, "good" | IntegrityError> | undefined;
+  readonly progress: Progress;
+}
+
+async function verifyOne({ name, backup }: Chosen, context: OneContext): Promise<VerifiedBackup> {
+  const { store, now, walReach, progress } = context;
+  const begun = now().getTime();
+  const duration = () => now().getTime() - begun;
+  if (backup instanceof Failure) {
+    const key = sentinelKey(name);
+    const findings = [findingOf(key, store.urlOf(key), backup)];
+    return { name, parts: undefined, wal: [], walReach, findings, notes: [], durationMs: duration() };
+  }
+
+  progress.begin(`the parts of backup "${name}"`);
+  const onRead = (bytes: number) => progress.add(bytes);
+  const parts = await verifyParts(backup, { ...context, partsAtOnce: context.atOnce, onRead });
+  progress.begin(`the WAL of backup "${name}"`);
+  const wal = await verifyItsWal(backup, { ...context, onRead });
+
+  const notes = [
+    ...(backup.walB
+      ? []
+      : ["Another tool made it, and kept no checksums of its files: its parts could be read, and no more is known."]),
+    ...wal.notes,
+  ];
+  const findings = [...parts.findings, ...wal.findings];
+  if (findings.length > 0 && (await isGone(backup, store))) {
+    return {
+      ...{ name, parts: parts.read, wal: wal.read, walReach, findings: [], durationMs: duration() },
+      notes: [...notes, "It was deleted while it was read."],
+    };
+  }
+  return { name, parts: parts.read, wal: wal.read, walReach, findings, notes, durationMs: duration() };
+}
+
+/** What segments that are read at once may take, stored and unpacked. */
+const SEGMENT_MEMORY_BYTES = 256 * 2 ** 20;
+
+async function verifyItsWal(
+  backup: Backup,
+  context: OneContext & { readonly onRead: (bytes: number) => void },
+): Promise<VerifiedWal> {
+  const { atOnce, gapPauseMs, signal, walReach } = context;
+  const fitting = Math.floor(SEGMENT_MEMORY_BYTES / (2 * backup.segmentSize));
+  return await verifyWal(backup, walReach, {
+    ...context,
+    segmentsAtOnce: Math.max(1, Math.min(atOnce, fitting)),
+    pause: () => abortableDelay(gapPauseMs, signal),
+  });
+}
+
+/** Retention may have been faster; its sentinel goes first. */
+async function isGone({ name }: Backup, store: ObjectStore): Promise<boolean> {
+  return await store.head(sentinelKey(name)).then(
+    () => false,
+    (error: unknown) => {
+      if (error instanceof NotFoundError) return true;
+      throw error;
+    },
+  );
+}
+
+const TELL_EVERY_MS = 15_000;
+
+/** A line of the log now and then. */
+class Progress {
+  readonly #log: Log;
+  readonly #now: () => Date;
+  #what = "";
+  #bytes = 0;
+  #told: number;
+
+  constructor({ log, now }: Pick<VerifyContext, "log" | "now">) {
+    [this.#log, this.#now] = [log, now];
+    this.#told = now().getTime();
+  }
+
+  begin(what: string): void {
+    this.#what = what;
+    this.#bytes = 0;
+  }
+
+  add(bytes: number): void {
+    this.#bytes += bytes;
+    const now = this.#now().getTime();
+    if (now - this.#told < TELL_EVERY_MS) return;
+    this.#told = now;
+    this.#log.info(`reading ${this.#what}: ${mebibytes(this.#bytes)} so far`);
+  }
+}
