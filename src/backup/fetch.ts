@@ -17,9 +17,18 @@ import type { ObjectStore } from "../storage/object-store.ts";
 import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
-import { completeParts, readManifest } from "./contents.ts";
-import { checkSpace } from "./space.ts";
-import { finishDirectories, planTarget, prepareTarget, syncTree, type TablespaceChoice } from "./target.ts";
+import { completeParts, type Manifest, readManifest } from "./contents.ts";
+import { checkSpace, type SpaceUse } from "./space.ts";
+import {
+  checkWritable,
+  finishDirectories,
+  type PreparedTarget,
+  planTarget,
+  prepareTarget,
+  syncTree,
+  type TablespaceChoice,
+  type TargetPlan,
+} from "./target.ts";
 import { placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
 
 export interface BackupFetchContext {
@@ -29,10 +38,21 @@ export interface BackupFetchContext {
   readonly tablespaces: TablespaceChoice;
   readonly log: Log;
   readonly signal: AbortSignal;
+  /** What else must be in the directory before a server can start on it. Made durable with the rest. */
+  readonly addBeforeStart?: (prepared: PreparedTarget) => Promise<void>;
 }
 
 /** What pg_control is called until everything else is in place. */
 const PG_CONTROL_UNTIL_COMPLETE = `${PG_CONTROL_PATH}.walb-incomplete`;
+
+/** What was checked, and will be fetched. */
+export interface FetchPlan {
+  readonly backup: Backup;
+  readonly target: TargetPlan;
+  readonly space: readonly SpaceUse[];
+  readonly parts: readonly string[];
+  readonly manifest: Manifest | undefined;
+}
 
 /**
  * @param name    of a backup, or "LATEST": the one that finished last
@@ -42,11 +62,16 @@ const PG_CONTROL_UNTIL_COMPLETE = `${PG_CONTROL_PATH}.walb-incomplete`;
  * @throws DestinationError  the target is not empty, in use, or cannot be written
  */
 export async function fetchBackup(name: string, target: string, context: BackupFetchContext): Promise<Backup> {
-  const { store, log, partsAtOnce, signal } = context;
-  const backup = await selectBackup(store, name);
+  const backup = await selectBackup(context.store, name);
+  await carryOutFetch(await planFetch(backup, target, context), context);
+  return backup;
+}
+
+/** Everything that can be found out before anything is written. Throws as fetchBackup() does. */
+export async function planFetch(backup: Backup, target: string, context: BackupFetchContext): Promise<FetchPlan> {
+  const { store, log } = context;
   const parts = await completeParts(store, backup);
   const manifest = await readManifest(backup, context);
-  const expected = manifest?.files;
   if (manifest === undefined) {
     log.warning(`backup "${backup.name}" has no checksums of its files`, {
       detail: "Another tool made it. What is restored can only be checked as far as its compression does.",
@@ -54,10 +79,19 @@ export async function fetchBackup(name: string, target: string, context: BackupF
   }
 
   const plan = await planTarget(target, backup.tablespaces, context.tablespaces);
-  await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: expected, log });
-  const prepared = await prepareTarget(plan);
+  await checkWritable(plan);
+  const space = await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: manifest?.files, log });
+  return { backup, target: plan, space, parts, manifest };
+}
+
+export async function carryOutFetch(plan: FetchPlan, context: BackupFetchContext): Promise<void> {
+  const { backup, parts, manifest } = plan;
+  const { store, log, partsAtOnce, signal } = context;
+  const { target } = plan.target;
+  const prepared = await prepareTarget(plan.target);
   log.info(`restoring backup "${backup.name}" into "${target}"`);
 
+  const expected = manifest?.files;
   const restored = new RestoredFiles(expected);
   const unpack = {
     ...context,
@@ -78,11 +112,11 @@ export async function fetchBackup(name: string, target: string, context: BackupF
   restored.checkComplete(backup.name);
   if (manifest) await placeFile(BACKUP_MANIFEST, manifest.text, unpack);
   await finishDirectories(prepared);
+  await context.addBeforeStart?.(prepared);
 
   await syncTree(target, prepared.tablespaceDirectories, signal);
   await putControlInPlace(target, backup.name);
   log.info(`restored backup "${backup.name}": ${restored.files} files, ${(restored.bytes / 2 ** 20).toFixed(1)} MiB`);
-  return backup;
 }
 
 async function putControlInPlace(target: string, backup: string): Promise<void> {

@@ -20,11 +20,22 @@ const COMPRESSING: ReadonlyMap<number, string> = new Map([
   [0xca451a4e, "bcachefs"],
 ]);
 
+/** Of one file system. */
+export interface SpaceUse {
+  /** A directory on it that exists. */
+  readonly directory: string;
+  /** What goes there. */
+  readonly bytes: number;
+  readonly freeBytes: number;
+}
+
 /** @throws DestinationError  a file system has less space than goes there */
-export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise<void> {
+export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise<readonly SpaceUse[]> {
+  const uses: SpaceUse[] = [];
   for (const { directory, bytes } of await bytesOfFileSystems(plan, needed)) {
     const { bavail, bsize, type } = await statfs(directory);
     const freeBytes = bavail * bsize;
+    uses.push({ directory, bytes, freeBytes });
     if (bytes <= freeBytes) continue;
     const detail = `${mebibytes(bytes)} go there, and ${mebibytes(freeBytes)} are free.`;
     const compressing = COMPRESSING.get(type);
@@ -38,6 +49,7 @@ export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise
       detail: `${detail} ${compressing} may compress.`,
     });
   }
+  return uses;
 }
 
 async function bytesOfFileSystems({ target, tablespaces }: TargetPlan, { totalBytes, files }: SpaceNeeded) {

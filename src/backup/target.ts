@@ -3,8 +3,9 @@
  *
  * Nothing is written outside the target unless the user said where: tablespaces keep their places only with SOURCE.
  */
-import { chmod, lstat, open, readdir, readlink, stat, symlink } from "node:fs/promises";
-import { isAbsolute, join, normalize, resolve } from "node:path";
+import { constants } from "node:fs";
+import { access, chmod, lstat, open, readdir, readlink, stat, symlink } from "node:fs/promises";
+import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
 import type { Tablespace } from "../repository/sentinel.ts";
@@ -70,6 +71,26 @@ export async function planTarget(
   });
   for (const { place } of placed) await checkEmptyPlace(place);
   return { target, tablespaces: placed };
+}
+
+/** @throws DestinationError  this account may not write there, so that a long restore would end with its first file */
+export async function checkWritable({ target, tablespaces }: TargetPlan): Promise<void> {
+  for (const place of [target, ...tablespaces.map((tablespace) => tablespace.place)]) {
+    try {
+      await access(await existing(place), constants.W_OK | constants.X_OK);
+    } catch (cause) {
+      throw destinationError(`could not prepare "${target}"`, cause);
+    }
+  }
+}
+
+/** The directory, or the nearest one around it that is there. */
+async function existing(place: string): Promise<string> {
+  for (let directory = resolve(place); ; directory = dirname(directory)) {
+    if (directory === "/") return directory;
+    const found = await stat(directory).catch((error: unknown) => systemCodeOf(error));
+    if (found !== "ENOENT") return directory;
+  }
 }
 
 /**

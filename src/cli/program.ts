@@ -10,6 +10,7 @@ import { backupPush } from "./backup-push.ts";
 import { type Command, type CommandContext, HINT_FOR_WORDS, type Option, type Output, type Words } from "./command.ts";
 import { remove } from "./delete.ts";
 import { type ChosenCommand, type ParsedWords, parsePlainWords } from "./plain-words.ts";
+import { restore } from "./restore.ts";
 import { verify } from "./verify.ts";
 import { version } from "./version.ts";
 import { walFetch } from "./wal-fetch.ts";
@@ -22,6 +23,7 @@ export const COMMANDS: readonly Command[] = [
   walPrefetch,
   backupPush,
   backupFetch,
+  restore,
   backupList,
   backupMark,
   remove,

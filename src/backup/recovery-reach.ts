@@ -1,0 +1,196 @@
+/**
+ * How far the archive leads: which segments are there, and whether a recovery target is in them.
+ *
+ * Segments are read from the newest back, one at a time. A server that does not find its target ends with an error after all WAL
+ * has been replayed (13 and later), or promotes (12): hours after this could have told.
+ */
+import { IntegrityError, NotFoundError } from "../errors.ts";
+import type { Lsn } from "../postgres/lsn.ts";
+import type { Microseconds, RecoveryTarget } from "../postgres/recovery-target.ts";
+import { checkSegment } from "../postgres/wal-page-header.ts";
+import {
+  continuationIn,
+  hasKnownRecords,
+  restorePointOf,
+  transactionEndOf,
+  type WalRecord,
+  walRecords,
+} from "../postgres/wal-records.ts";
+import { type SegmentSize, segmentNumber, type WalSegment } from "../postgres/wal-segment.ts";
+import type { WalArchive } from "../repository/wal-archive.ts";
+import type { Log } from "../system/log.ts";
+import { type RecoveryPath, type Run, runsOf, segmentOnPath } from "./recovery-path.ts";
+
+export interface Reading {
+  readonly archive: WalArchive;
+  readonly path: RecoveryPath;
+  readonly segmentSize: SegmentSize;
+  readonly systemIdentifier: bigint;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+}
+
+/** What is archived along the path, from this segment on. */
+export async function readRuns(first: bigint, reading: Reading): Promise<readonly Run[]> {
+  return await runsOf(archivedNumbers(first, reading));
+}
+
+async function* archivedNumbers(first: bigint, { archive, path, segmentSize: size }: Reading): AsyncGenerator<bigint> {
+  for (const { timeline, until } of path) {
+    if (until !== undefined && until / BigInt(size) < first) continue;
+    for await (const { file } of archive.list(timeline.toString(16).toUpperCase().padStart(8, "0"))) {
+      if (file?.kind !== "segment") continue;
+      const number = segmentNumber(file, size);
+      if (number >= first && segmentOnPath(path, number, size).name === file.name) yield number;
+    }
+  }
+}
+
+export interface ReadSegment {
+  readonly segment: WalSegment;
+  /** undefined: of a release whose records are not known. */
+  readonly records: Iterable<WalRecord> | undefined;
+}
+
+/** @throws IntegrityError  a segment is damaged, or another cluster's */
+export async function* segmentsBackward({ first, last }: Run, reading: Reading): AsyncGenerator<ReadSegment> {
+  const { archive, path, segmentSize, systemIdentifier, signal } = reading;
+  let continuation: Uint8Array | undefined;
+  for (let number = last; number >= first; number--) {
+    signal.throwIfAborted();
+    const segment = segmentOnPath(path, number, segmentSize);
+    const content = await archive.get(segment);
+    const written = checkSegment(segment.name, segment, content).systemIdentifier;
+    if (written !== systemIdentifier) {
+      throw new IntegrityError(`archived "${segment.name}" is of another cluster`, {
+        detail: `It is of the cluster with system identifier ${written}; the backup is of ${systemIdentifier}.`,
+        hint: "Two clusters archive to this prefix. Look for the right segment in pg_wal of the backup's server.",
+      });
+    }
+    yield { segment, records: hasKnownRecords(content) ? walRecords(content, continuation) : undefined };
+    continuation = continuationIn(content);
+  }
+}
+
+/** What reading told. */
+export type Reach =
+  | { readonly kind: "reached" }
+  /** @param newest  when the last transaction ended, or where the last record begins */
+  | { readonly kind: "not reached"; readonly newestEnd?: Microseconds; readonly lastRecord?: Lsn }
+  | { readonly kind: "unknown"; readonly why: string };
+
+/** An idle server archives segments without a transaction; more than these are not looked at. */
+const SEGMENTS_WITHOUT_TRANSACTION = 256;
+
+/** Recovery stops at the first transaction that ended after the time, so there must be one. */
+export async function reachTime(time: Microseconds, from: Lsn, run: Run, reading: Reading): Promise<Reach> {
+  let looked = 0;
+  for await (const { segment, records } of segmentsBackward(run, reading)) {
+    if (records === undefined)
+      return {
+        kind: "unknown",
+        why: `The records of "${segment.name}" are of a release that this program does not know.`,
+      };
+    let newestEnd: Microseconds | undefined;
+    for (const record of records) {
+      const end = record.lsn < from ? undefined : transactionEndOf(record);
+      if (end === undefined) continue;
+      if (end.at > time) return { kind: "reached" };
+      if (newestEnd === undefined || end.at > newestEnd) newestEnd = end.at;
+    }
+    if (newestEnd !== undefined) return { kind: "not reached", newestEnd };
+    if (++looked === SEGMENTS_WITHOUT_TRANSACTION)
+      return { kind: "unknown", why: `No transaction ended in the last ${looked} segments.` };
+  }
+  return { kind: "not reached" };
+}
+
+/** Recovery stops behind the first record that begins at the position or later. */
+export async function reachLsn(lsn: Lsn, run: Run, reading: Reading): Promise<Reach> {
+  if (lsn / BigInt(reading.segmentSize) < run.last) return { kind: "reached" };
+  for await (const { segment, records } of segmentsBackward(run, reading)) {
+    if (records === undefined)
+      return {
+        kind: "unknown",
+        why: `The records of "${segment.name}" are of a release that this program does not know.`,
+      };
+    let lastRecord: Lsn | undefined;
+    for (const record of records) lastRecord = record.lsn;
+    // A segment may hold nothing but the end of a record.
+    if (lastRecord !== undefined) return lastRecord >= lsn ? { kind: "reached" } : { kind: "not reached", lastRecord };
+  }
+  return { kind: "not reached" };
+}
+
+export type Found =
+  /** Positions of the records, the newest first. */
+  | { readonly kind: "found"; readonly lsns: readonly Lsn[] }
+  | { readonly kind: "not found"; readonly newestEnd: Microseconds | undefined; readonly hasPrepared: boolean }
+  | { readonly kind: "unknown"; readonly why: string };
+
+const TELL_EVERY_SEGMENTS = 256;
+
+/**
+ * Looks for the end of a transaction, or for a restore point, in all that is archived.
+ *
+ * @param until  how far back to go on when one was found: a restore point's name may have been given twice
+ */
+export async function findTarget(
+  target: Extract<RecoveryTarget, { kind: "xid" | "name" }>,
+  runs: readonly Run[],
+  reading: Reading & { readonly goesOnTo: (found: Lsn) => Lsn | undefined },
+): Promise<Found> {
+  const lsns: Lsn[] = [];
+  let newestEnd: Microseconds | undefined;
+  let [hasPrepared, read] = [false, 0];
+  for (const run of runs.toReversed()) {
+    for await (const { segment, records } of segmentsBackward(run, reading)) {
+      const stopAt = lsns[0] === undefined ? undefined : reading.goesOnTo(lsns[0]);
+      if (
+        lsns[0] !== undefined &&
+        (stopAt === undefined || stopAt / BigInt(reading.segmentSize) > segmentNumber(segment, reading.segmentSize))
+      )
+        return { kind: "found", lsns };
+      if (records === undefined)
+        return {
+          kind: "unknown",
+          why: `The records of "${segment.name}" are of a release that this program does not know.`,
+        };
+
+      const here: Lsn[] = [];
+      for (const record of records) {
+        const end = transactionEndOf(record);
+        if (end && (newestEnd === undefined || end.at > newestEnd)) newestEnd = end.at;
+        if (end && end.xid === undefined) hasPrepared = true;
+        if (target.kind === "xid" ? end?.xid === target.xid : restorePointOf(record) === target.name)
+          here.push(record.lsn);
+      }
+      lsns.push(...here.toReversed());
+      if (++read % TELL_EVERY_SEGMENTS === 0)
+        reading.log.info(`looking for the target in the archive: ${read} segments read, back to "${segment.name}"`);
+    }
+  }
+  return lsns.length > 0 ? { kind: "found", lsns } : { kind: "not found", newestEnd, hasPrepared };
+}
+
+/** The timelines in the archive: the newest from `atLeast` on, as PostgreSQL looks for it (findNewestTimeLine in timeline.c). */
+export async function newestTimeline(atLeast: number, archive: WalArchive): Promise<number> {
+  for (let timeline = atLeast; ; timeline++) if (!(await hasHistory(timeline + 1, archive))) return timeline;
+}
+
+const historyName = (timeline: number) => `${timeline.toString(16).toUpperCase().padStart(8, "0")}.history`;
+
+async function hasHistory(timeline: number, archive: WalArchive): Promise<boolean> {
+  return (await readHistoryText(timeline, archive)) !== undefined;
+}
+
+/** @returns undefined when the archive proved that there is none */
+export async function readHistoryText(timeline: number, archive: WalArchive): Promise<string | undefined> {
+  try {
+    const content = await archive.get({ kind: "history", name: historyName(timeline), timeline });
+    return new TextDecoder().decode(content);
+  } catch (error) {
+    if (error instanceof NotFoundError) return undefined;
+    throw error;
+  }
+}
