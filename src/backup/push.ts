@@ -93,7 +93,9 @@ export async function pushBackup(
 
   const stopped = await session.stop();
   await packLabels(stopped, pack, { modifiedAt: now(), mode: await fileModeOf(dataDirectory) });
-  await waitForWal(session.startSegment, segmentBefore(session.timeline, stopped.stopLsn, wait.segmentSize), wait);
+  const lastSegment = segmentBefore(session.timeline, stopped.stopLsn, wait.segmentSize);
+  const elsewhere = await waitForWal(session.startSegment, lastSegment, wait);
+  if (elsewhere) throw archivesElsewhere(elsewhere, wait);
 
   const { server, startLsn, timeline } = session;
   const facts = {
@@ -148,6 +150,11 @@ function waitContext(connection: Connection, session: BackupSession, context: Ba
     signal,
     now,
     archiver: role === "standby" ? "primary" : "server",
+    async saysArchived({ name }) {
+      if (role === "standby") return false;
+      const { archived } = await readArchiverStatus(connection);
+      return archived !== undefined && archived.wal >= name;
+    },
     describeArchiver: describe,
   };
 }
@@ -169,32 +176,16 @@ async function waitForWalBefore(
   if (session.server.role === "standby" || number === 0n) return;
   const before = segmentAt(session.timeline, number - 1n, size);
 
-  const isArchived = async () => {
-    for await (const { file } of wait.archive.list(before.name)) if (file?.name === before.name) return true;
-    return false;
-  };
-  if (await isArchived()) return;
-  const saysItHas = async ({ name }: WalSegment) => {
-    const { archived } = await readArchiverStatus(connection);
-    return archived !== undefined && archived.wal >= name;
-  };
-  const mayBeDeleted = (await saysItHas(before)) && !(await isArchived());
-  if (mayBeDeleted) await switchWal(connection);
-  const awaited = mayBeDeleted ? session.startSegment : before;
-  try {
-    await waitForWal(awaited, awaited, wait);
-  } catch (error) {
-    if (error instanceof PostgresError && !wait.signal.aborted && (await saysItHas(awaited)))
-      throw archivesElsewhere(awaited, wait, error);
-    throw error;
-  }
+  if ((await waitForWal(before, before, wait)) === undefined) return;
+  await switchWal(connection);
+  const elsewhere = await waitForWal(session.startSegment, session.startSegment, wait);
+  if (elsewhere) throw archivesElsewhere(elsewhere, wait);
 }
 
-function archivesElsewhere(segment: WalSegment, { archive }: WaitForWalContext, cause: PostgresError): PostgresError {
+function archivesElsewhere(segment: WalSegment, { archive }: WaitForWalContext): PostgresError {
   return new PostgresError("the server archives WAL, but not to this repository", {
-    detail: `${archive.urlOf(segment.name)} does not appear. ${cause.detail ?? ""}`.trim(),
+    detail: `The server says that it has archived "${segment.name}"; there is no ${archive.urlOf(segment.name)}.`,
     hint: "Compare the prefix in archive_command with the one used here.",
-    cause,
   });
 }
 

@@ -15,6 +15,8 @@ export interface WaitForWalContext {
   readonly now: () => Date;
   /** Who archives: the server itself, or the primary of a standby, whose archiver we cannot ask. */
   readonly archiver: "server" | "primary";
+  /** Whether the server says that it is done with archiving a segment; never, where we cannot ask. */
+  readonly saysArchived: (segment: WalSegment) => Promise<boolean>;
   /** What the server says of its archiver, as sentences. */
   readonly describeArchiver: () => Promise<string>;
 }
@@ -25,17 +27,28 @@ const TELL_EVERY_MS = 15_000;
 
 /**
  * @param first, last  both included, on one timeline
+ * @returns the segment that the server says it has archived although it is not here: it was archived to another place, or
+ *          deleted since; undefined when all are here
  * @throws PostgresError  some were not archived in time; the detail has what the server says of its archiver
  */
-export async function waitForWal(first: WalSegment, last: WalSegment, context: WaitForWalContext): Promise<void> {
-  const { timeoutMs, segmentSize, log, signal, now } = context;
+export async function waitForWal(
+  first: WalSegment,
+  last: WalSegment,
+  context: WaitForWalContext,
+): Promise<WalSegment | undefined> {
+  const { timeoutMs, segmentSize, archive, log, signal, now, saysArchived } = context;
   const begun = now().getTime();
   let told = begun;
   let missing: WalSegment | undefined = first;
 
   for (let pollMs = FIRST_POLL_MS; ; pollMs = Math.min(pollMs * 1.5, LONGEST_POLL_MS)) {
-    missing = await firstMissing(missing, last, segmentSize, context.archive);
-    if (missing === undefined) return;
+    missing = await firstMissing(missing, last, segmentSize, archive);
+    if (missing === undefined) return undefined;
+    if (await saysArchived(missing)) {
+      // It may have come between the look and the question.
+      if ((await firstMissing(missing, missing, segmentSize, archive)) !== undefined) return missing;
+      continue;
+    }
 
     const waited = now().getTime() - begun;
     if (waited >= timeoutMs) throw await notArchived(missing, waited, context);

@@ -112,3 +112,21 @@ export function abortableDelay(ms: number, signal: AbortSignal): Promise<void> {
     signal.addEventListener("abort", onAbort, { once: true });
   });
 }
+
+/** A signal that follows another one after a while, for a request whose answer is needed to take it back. */
+export function delayedStop(signal: AbortSignal, ms: number): { readonly signal: AbortSignal } & Disposable {
+  const stop = new AbortController();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const onAbort = () => {
+    timer = setTimeout(() => stop.abort(signal.reason), ms);
+  };
+  if (signal.aborted) stop.abort(signal.reason);
+  else signal.addEventListener("abort", onAbort, { once: true });
+  return {
+    signal: stop.signal,
+    [Symbol.dispose]() {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", onAbort);
+    },
+  };
+}

@@ -41,7 +41,7 @@ import type {
   StoredObject,
   UnfinishedUpload,
 } from "./object-store.ts";
-import { Attempts, abortableDelay, retrying } from "./retry.ts";
+import { Attempts, abortableDelay, delayedStop, retrying } from "./retry.ts";
 import { answerOf, BadAnswerError, EXPIRED_CODES, failureOf, mayHaveHappened, verdictOf } from "./s3-answer.ts";
 import { needsPathStyle } from "./s3-endpoint.ts";
 
@@ -416,15 +416,17 @@ class S3Store implements ObjectStore {
     return {
       putWhole: (body) => this.putIfAbsent(key, body, metadata),
 
-      begin: () =>
-        this.#ask(action, async (abort) => {
-          const begun = await this.#client.send(
-            new CreateMultipartUploadCommand(this.#object(key, metadata, writeId)),
-            abort,
-          );
-          if (!begun.UploadId) throw new BadAnswerError("the store began an upload without a name");
-          return begun.UploadId;
-        }),
+      begin: async () => {
+        // An upload whose name never arrives cannot be aborted, so a stop waits a moment for this answer.
+        using stop = delayedStop(this.#options.signal, CLEANUP_MS);
+        const begin = async (abort: { abortSignal: AbortSignal }) => {
+          const request = new CreateMultipartUploadCommand(this.#object(key, metadata, writeId));
+          const { UploadId } = await this.#client.send(request, abort);
+          if (!UploadId) throw new BadAnswerError("the store began an upload without a name");
+          return UploadId;
+        };
+        return await this.#ask(action, begin, stop.signal);
+      },
 
       sendPart: (uploadId, PartNumber, Body, signal) =>
         this.#ask(

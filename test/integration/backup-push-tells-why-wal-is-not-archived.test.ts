@@ -60,7 +60,7 @@ test.each([
   }
   const stderr = await fails(server);
   expect(stderr).toContain("the server archives WAL, but not to this repository");
-  expect(stderr).toContain("The server last archived ");
+  expect(stderr).toContain("The server says that it has archived ");
   expect(stderr).toContain("Compare the prefix in archive_command with the one used here.");
   expect(await backupObjects()).toEqual([]);
 });
