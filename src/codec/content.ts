@@ -55,8 +55,10 @@ export class ContentEncoder {
   readonly #zstd: Zstd;
   readonly #emit: (frame: Uint8Array) => Promise<void>;
   readonly #framesInFlight: number;
-  readonly #compressing: Promise<Uint8Array>[] = [];
-  #buffer = new Uint8Array(FRAME_CONTENT_BYTES);
+  readonly #compressing: { readonly frame: Promise<Uint8Array>; readonly buffer: Uint8Array }[] = [];
+  /** Buffers whose content is compressed: new ones cost more than filling them. */
+  readonly #spare: Uint8Array[] = [];
+  #buffer: Uint8Array = new Uint8Array(FRAME_CONTENT_BYTES);
   #filled = 0;
   #contentBytes = 0;
   #storedBytes = 0;
@@ -86,19 +88,22 @@ export class ContentEncoder {
   }
 
   async #startFrame(): Promise<void> {
-    const frame = this.#zstd.compressFrame(this.#buffer.subarray(0, this.#filled));
+    const buffer = this.#buffer;
+    const frame = this.#zstd.compressFrame(buffer.subarray(0, this.#filled));
     // Awaited in #emitOldest(); until then a failure must not count as unhandled.
     frame.catch(() => {});
-    this.#compressing.push(frame);
+    this.#compressing.push({ frame, buffer });
     this.#contentBytes += this.#filled;
-    this.#buffer = new Uint8Array(FRAME_CONTENT_BYTES);
     this.#filled = 0;
     if (this.#compressing.length >= this.#framesInFlight) await this.#emitOldest();
+    this.#buffer = this.#spare.pop() ?? new Uint8Array(FRAME_CONTENT_BYTES);
   }
 
   async #emitOldest(): Promise<void> {
-    const frame = await this.#compressing.shift();
-    if (frame === undefined) return;
+    const oldest = this.#compressing.shift();
+    if (oldest === undefined) return;
+    const frame = await oldest.frame;
+    this.#spare.push(oldest.buffer);
     this.#storedBytes += frame.byteLength;
     await this.#emit(frame);
   }

@@ -96,8 +96,10 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
     urlOf: (name) => store.urlOf(walKey(name)),
 
     async prepare(file, content) {
+      // Compression goes on beside the hashing, which keeps this thread busy.
+      const encoding = encodeContent(content, await zstd());
       const metadata = { sha256: sha256(content), size: String(content.byteLength) };
-      return { key: walKey(file.name), metadata, body: await encodeContent(content, await zstd()) };
+      return { key: walKey(file.name), metadata, body: await encoding };
     },
 
     putIfAbsent: ({ key, body, metadata }) => store.putIfAbsent(key, body, metadata),
