@@ -10,7 +10,7 @@ import { IntegrityError, NotFoundError } from "../errors.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
-import { backupKeys, partKey } from "../repository/keys.ts";
+import { backupKeys, CONTENT_SUFFIX, partKey } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { type PartsOfBackup, readManifest, readParts } from "./contents.ts";
@@ -112,6 +112,10 @@ async function readPart(part: string, members: Set<string> | undefined, reading:
   const { store, zstd, backup, signal, found } = reading;
   const key = partKey(backup.name, part);
   let files = 0;
+  if (!part.endsWith(CONTENT_SUFFIX)) {
+    found(key, new IntegrityError("the part is in a format that is not supported"));
+    return false;
+  }
   try {
     const content = decodeStream(store.stream(key), zstd, { framesInFlight: FRAMES_IN_FLIGHT });
     for await (const entry of readTar(content)) {

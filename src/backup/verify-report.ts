@@ -66,11 +66,13 @@ export function checkReport({ backups, stoppedBy }: VerifyReport): void {
   if (stoppedBy) throw stoppedBy;
   const bad = backups.filter(({ findings }) => findings.length > 0);
   if (bad.length === 0) return;
-  const findings = bad.reduce((sum, backup) => sum + backup.findings.length, 0);
+  const [first, ...others] = bad.flatMap(({ findings }) => findings);
+  const more =
+    others.length === 0 ? "" : ` So are ${others.length} more, in ${bad.map(({ name }) => name).join(", ")}.`;
   throw new IntegrityError(
     `${bad.length} of ${backups.length} ${backups.length === 1 ? "backup is" : "backups are"} not good`,
     {
-      detail: `${findings} ${findings === 1 ? "object or file is" : "objects or files are"} damaged or missing: ${bad.map(({ name }) => name).join(", ")}.`,
+      detail: `${first?.url}: ${first?.problem}.${more}`,
       hint: "Take a new backup now. What is damaged was left as it is; another copy of a WAL segment may be in pg_wal of a server.",
     },
   );

@@ -445,6 +445,11 @@ test("verifyBackups() says what it cannot know of a backup that WAL-G made", asy
   const name = "base_0000000200000016000000BA";
   await store.putIfAbsent(backupKeys(name).sentinel, readGolden("test/golden/wal-g-3.0-sentinel.json"));
   await store.putIfAbsent(partKey(name, "part_001.tar.zst"), await encodeContent(Buffer.alloc(1024), zstd));
+  await store.putIfAbsent(partKey(name, "part_002.tar.lz4"), Buffer.from("lz4"));
+  expect(found((await verify(store, { backups: name })).report)).toContain(
+    `${partKey(name, "part_002.tar.lz4")}: the part is in a format that is not supported`,
+  );
+  await store.delete([partKey(name, "part_002.tar.lz4")]);
   const { report } = await verify(store, { backups: name });
   const [backup] = report.backups;
   expect(backup?.parts).toMatchObject({ depth: "part", parts: 1, files: 0 });
