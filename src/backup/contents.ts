@@ -3,6 +3,7 @@ import { decodeContent } from "../codec/content.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import { parseBackupManifest } from "../postgres/backup-manifest.ts";
+import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { type Backup, listParts, readJsonObject } from "../repository/backup-catalog.ts";
 import { filesOfFilesMetadata } from "../repository/files-metadata.ts";
 import { backupKeys, partKey, partsFolder } from "../repository/keys.ts";
@@ -25,7 +26,7 @@ export async function readParts(store: ObjectStore, backup: Backup): Promise<Par
   const folder = partsFolder(backup.name);
   const listed = await listParts(store, backup.name);
   const present = listed.map(({ key }) => key.slice(folder.length));
-  const named = await namedParts(store, backup);
+  const named = withControl(await namedParts(store, backup), present);
   const there = new Set(present);
   return {
     present,
@@ -33,6 +34,12 @@ export async function readParts(store: ObjectStore, backup: Backup): Promise<Par
     named,
     missing: [...(named?.keys() ?? [])].filter((part) => !there.has(part)),
   };
+}
+
+/** WAL-G has pg_control in a part of its own, which it does not name in files_metadata.json and restores all the same. */
+function withControl(named: PartsOfBackup["named"], present: readonly string[]): PartsOfBackup["named"] {
+  const control = present.filter((part) => part.startsWith("pg_control.tar") && !named?.has(part));
+  return named && new Map([...named, ...control.map((part) => [part, [`/${PG_CONTROL_PATH}`]] as const)]);
 }
 
 /** @returns the names of all parts @throws IntegrityError  one is missing, or there is one too many */

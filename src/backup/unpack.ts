@@ -50,6 +50,7 @@ export async function unpackPart(source: AsyncIterable<Uint8Array>, context: Unp
   const content = decodeStream(source, context.zstd, { framesInFlight: FRAMES_IN_FLIGHT });
   for await (const entry of readTar(content)) {
     context.signal.throwIfAborted();
+    if (isDataDirectory(entry)) continue;
     const path = pathInside(entry.name);
     if (path === TABLESPACE_MAP) continue;
     if (entry.type === "directory") await makeDirectory(path, entry, context);
@@ -57,6 +58,9 @@ export async function unpackPart(source: AsyncIterable<Uint8Array>, context: Unp
     else refuseOther(path, entry, context);
   }
 }
+
+/** WAL-G's archives begin with the directory itself. */
+export const isDataDirectory = ({ type, name }: TarEntry) => type === "directory" && name === "/";
 
 /**
  * "/base/1/1259" → "base/1/1259".

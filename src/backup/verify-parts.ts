@@ -14,7 +14,14 @@ import { backupKeys, CONTENT_SUFFIX, partKey } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { type PartsOfBackup, readManifest, readParts } from "./contents.ts";
-import { checkFileHash, type ExpectedFiles, expectedFile, pathInside, RestoredFiles } from "./unpack.ts";
+import {
+  checkFileHash,
+  type ExpectedFiles,
+  expectedFile,
+  isDataDirectory,
+  pathInside,
+  RestoredFiles,
+} from "./unpack.ts";
 import { type Finding, findingOf, type PartsRead } from "./verify-report.ts";
 
 export interface VerifyPartsContext {
@@ -154,6 +161,7 @@ async function readEntry(entry: TarEntry, isFile: boolean, key: string, reading:
     bytesRead += bytes.byteLength;
     onRead(bytes.byteLength);
   }
+  if (isDataDirectory(entry)) return false;
   try {
     const path = pathInside(entry.name);
     if (path === TABLESPACE_MAP || entry.type === "directory") return isFile;

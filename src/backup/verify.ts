@@ -131,7 +131,7 @@ async function verifyOne({ name, backup }: Chosen, context: OneContext): Promise
   const notes = [
     ...(backup.walB
       ? []
-      : ["Another tool made it, and kept no checksums of its files: its parts could be read, and no more is known."]),
+      : ["Another tool made it, and kept no checksums of its files: they can be read, and compared with nothing."]),
     ...wal.notes,
   ];
   const findings = [...parts.findings, ...wal.findings];

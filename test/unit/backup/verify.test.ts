@@ -7,6 +7,7 @@ import {
   type VerifyReport,
 } from "../../../src/backup/verify-report.ts";
 import { decodeContent, encodeContent } from "../../../src/codec/content.ts";
+import { TarWriter } from "../../../src/codec/tar.ts";
 import { openZstd } from "../../../src/codec/zstd.ts";
 import { AccessError, IntegrityError, NotFoundError, StorageError } from "../../../src/errors.ts";
 import { backupKeys, partKey, walKey } from "../../../src/repository/keys.ts";
@@ -440,22 +441,57 @@ describe("verifyBackups() does not take for damage", () => {
   });
 });
 
-test("verifyBackups() says what it cannot know of a backup that WAL-G made", async () => {
-  const store = new MemoryObjectStore();
+describe("verifyBackups() of a backup that WAL-G made", () => {
   const name = "base_0000000200000016000000BA";
-  await store.putIfAbsent(backupKeys(name).sentinel, readGolden("test/golden/wal-g-3.0-sentinel.json"));
-  await store.putIfAbsent(partKey(name, "part_001.tar.zst"), await encodeContent(Buffer.alloc(1024), zstd));
-  await store.putIfAbsent(partKey(name, "part_002.tar.lz4"), Buffer.from("lz4"));
-  expect(found((await verify(store, { backups: name })).report)).toContain(
-    `${partKey(name, "part_002.tar.lz4")}: the part is in a format that is not supported`,
-  );
-  await store.delete([partKey(name, "part_002.tar.lz4")]);
-  const { report } = await verify(store, { backups: name });
-  const [backup] = report.backups;
-  expect(backup?.parts).toMatchObject({ depth: "part", parts: 1, files: 0 });
-  expect(backup?.notes).toEqual([expect.stringContaining("kept no checksums of its files")]);
-  expect(found(report)).toContain(`${backupKeys(name).sentinel}: the backup has no global/pg_control`);
-  expect(formatVerifyText(report)).toContain("without checksums to compare with");
+  const { sentinel, filesMetadata } = backupKeys(name);
+  const [part, control] = [partKey(name, "part_001.tar.zst"), partKey(name, "pg_control.tar.zst")];
+
+  /** As WAL-G 3.0 writes it: the directory itself is a member, and the part of pg_control is named nowhere. */
+  async function ofWalG(): Promise<MemoryObjectStore> {
+    const store = emptyStore();
+    await store.putIfAbsent(sentinel, readGolden("test/golden/wal-g-3.0-sentinel.json"));
+    await store.putIfAbsent(filesMetadata, Buffer.from('{"TarFileSets":{"part_001.tar.zst":["/PG_VERSION"]}}'));
+    await store.putIfAbsent(part, await tarOf(["/", "/base/", "/PG_VERSION"]));
+    await store.putIfAbsent(control, await tarOf(["/global/pg_control"]));
+    return store;
+  }
+
+  async function tarOf(names: readonly string[]): Promise<Uint8Array> {
+    const pieces: Uint8Array[] = [];
+    const tar = new TarWriter(async (bytes) => void pieces.push(bytes.slice()));
+    for (const each of names) {
+      const type = each.endsWith("/") ? ("directory" as const) : ("file" as const);
+      const content = type === "file" ? [Buffer.from("18")] : [];
+      const owner = { uid: 0, gid: 0, mode: 0o700, modifiedAt: new Date(0) };
+      await tar.add({ ...owner, name: each, type, sizeBytes: content.length * 2 }, content);
+    }
+    await tar.end();
+    return await encodeContent(Buffer.concat(pieces), zstd);
+  }
+
+  const ofItsParts = (report: VerifyReport) => found(report).filter((finding) => !finding.startsWith("wal_005/"));
+
+  test("reads all of it, and says what it cannot know", async () => {
+    const { report } = await verify(await ofWalG(), { backups: name });
+    expect(ofItsParts(report)).toEqual([]);
+    expect(report.backups).toMatchObject([{ parts: { depth: "part", parts: 2, files: 2 } }]);
+    expect(report.backups[0]?.notes).toEqual([expect.stringContaining("kept no checksums of its files")]);
+    expect(formatVerifyText(report)).toContain("without checksums to compare with");
+  });
+
+  test("misses pg_control, and finds a part that is missing, damaged, or in another tool's format", async () => {
+    const store = await ofWalG();
+    await store.delete([control]);
+    const parts = async () => ofItsParts((await verify(store, { backups: name })).report);
+    expect(await parts()).toEqual([`${sentinel}: the backup has no global/pg_control`]);
+    await change(store, part, (body) => body.slice(0, -9));
+    expect(await parts()).toEqual([expect.stringContaining(`${part}: the part is damaged`)]);
+    await store.delete([part]);
+    expect(await parts()).toEqual([`${part}: the part is missing`]);
+    const lz4 = partKey(name, "pg_control.tar.lz4");
+    await store.putIfAbsent(lz4, Buffer.from("lz4"));
+    expect(await parts()).toContain(`${lz4}: the part is in a format that is not supported`);
+  });
 });
 
 test.each([["LATEST"], [NEW], [{ all: true as const }]])("verifyBackups() of %j that is not there", async (backups) => {
