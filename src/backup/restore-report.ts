@@ -4,7 +4,8 @@ import { AUTO_CONF, formatSettings } from "../postgres/auto-conf.ts";
 import { formatLsn } from "../postgres/lsn.ts";
 import { describeTarget, formatTime, microsecondsOf } from "../postgres/recovery-target.ts";
 import { formatJson } from "../repository/json.ts";
-import type { RestorePlan, RestoreRequest } from "./restore.ts";
+import type { RestorePlan } from "./restore.ts";
+import type { RestoreRequest } from "./restore-request.ts";
 
 export function formatPlan(plan: RestorePlan, { action }: Pick<RestoreRequest, "action">): string {
   const { backup, because, target, timeline, wal, fetch, settings, signalFile } = plan;

@@ -1,6 +1,6 @@
 /** wal-b restore DIR [--to TIME|LSN|XID|NAME|immediate|latest] */
 import { resolve } from "node:path";
-import type { RestoreRequest, TargetAction } from "../backup/restore.ts";
+import type { RestoreRequest, TargetAction } from "../backup/restore-request.ts";
 import { UsageError } from "../errors.ts";
 import { parseRecoveryTarget } from "../postgres/recovery-target.ts";
 import type { Command, CommandContext, Words } from "./command.ts";

@@ -2,8 +2,10 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { chmod, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { giveTo } from "../support/account.ts";
 import { archiveEverything, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
+import { runProgram } from "../support/run-program.ts";
 import { runWalb } from "../support/walb.ts";
 
 let repository: Awaited<ReturnType<typeof temporaryRepository>>;
@@ -136,3 +138,23 @@ test.each([
 ])("words that contradict each other: %p", async (args, said) => {
   await refuses(args, 64, [said]);
 });
+
+// Only root may mount a small file system.
+if (process.getuid?.() !== 0) {
+  process.stderr.write("not tested: a file system that is too small: that needs root\n");
+} else {
+  test("a file system that is too small", async () => {
+    const small = await server.makeDirectory("small");
+    const mounted = await runProgram(["mount", "-t", "tmpfs", "-o", "size=4m", "small", small]);
+    if (mounted.exitCode !== 0) {
+      process.stderr.write(`not tested: a file system that is too small: ${mounted.stderr}\n`);
+      return;
+    }
+    try {
+      await giveTo(server.account, small);
+      await refuses([], 73, [`the backup does not fit into "${small}"`, "4.0 MiB are free"], join(small, "inside"));
+    } finally {
+      await runProgram(["umount", small]);
+    }
+  });
+}
