@@ -228,7 +228,8 @@ export function objectStoreContract({ name, metadata, showsUploadAfterBytes, ope
 
       test("begins behind a key, which need not be there", async () => {
         for (const key of ["wal/1", "wal/2", "wal/3", "other/9"]) await store.putIfAbsent(key, text("x"));
-        const behind = async (after: string) => (await Array.fromAsync(store.list("wal/", after))).map(({ key }) => key);
+        const behind = async (after: string) =>
+          (await Array.fromAsync(store.list("wal/", after))).map(({ key }) => key);
         expect(await behind("wal/1")).toEqual(["wal/2", "wal/3"]);
         expect(await behind("wal/2.5")).toEqual(["wal/3"]);
         expect(await behind("wal/3")).toEqual([]);
