@@ -1,7 +1,8 @@
 /** A promotion parts the archive's timelines; restore goes along the one that is meant, and makes standbys. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { join } from "node:path";
+import { readFile, stat, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { archiveEverything, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
 import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
@@ -92,3 +93,28 @@ test("--action shutdown stops the server at the target", async () => {
   await recovered.exited();
   expect(await recovered.logText()).toContain("shutdown at recovery target");
 });
+
+// Only root restores for another account.
+if (process.getuid?.() !== 0) {
+  process.stderr.write("not tested: restoring as root: that needs root\n");
+} else {
+  test("root restores for the server's account, with an envdir that the server reads too", async () => {
+    const around = await server.makeDirectory("restored by root");
+    const envdir = await server.makeDirectory("envdir");
+    await writeFile(join(envdir, "WALB_FILE_PREFIX"), repository.directory);
+    const directory = join(around, "data");
+    const args = ["--envdir", "envdir", "restore", directory, "--to", "immediate", "--action", "promote"];
+    const { exitCode, stderr } = await runWalb(args, { cwd: server.directory });
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.not.stringContaining("WARNING") });
+    for (const name of ["postgresql.auto.conf", "recovery.signal"]) {
+      expect([name, (await stat(join(directory, name))).uid]).toEqual([name, server.account?.uid ?? -1]);
+    }
+    expect(await readFile(join(directory, "postgresql.auto.conf"), "utf8")).toContain(
+      `restore_command = '${resolve(import.meta.dir, "../../dist/wal-b")} --envdir ${envdir} wal-fetch %f "%p"'`,
+    );
+    // The server's account may not be able to enter the checkout.
+    const restore_command = `${await walbBinary()} --envdir ${envdir} wal-fetch %f "%p"`;
+    await using recovered = await startPostgresOn(directory, { settings: { archive_mode: "off", restore_command } });
+    await recovered.waitFor(async () => (await recovered.psql("SELECT pg_is_in_recovery()")) === "f");
+  });
+}
