@@ -288,6 +288,6 @@ function accessHint(code: string | undefined): string {
     case "InvalidToken":
       return "The session token is no longer valid; renew it, or use credentials that renew themselves.";
     default:
-      return "The credentials need s3:GetObject, s3:PutObject and s3:ListBucket; only the delete commands need s3:DeleteObject.";
+      return "The credentials need s3:GetObject, s3:PutObject and s3:ListBucket on this bucket; only the delete commands need s3:DeleteObject. Without s3:ListBucket, S3 answers so for an object that is not there, too: then nobody can tell where the archive ends.";
   }
 }

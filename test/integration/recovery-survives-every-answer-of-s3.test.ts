@@ -161,3 +161,22 @@ describe.each([12, 15, 18])("PostgreSQL %i", (major) => {
     expect(await standby.psql("SELECT pg_is_in_recovery()")).toBe("t");
   });
 });
+
+test("where S3 hides absence behind a 403, recovery does not end, and the message says which right is missing", async () => {
+  await using scene = await makeScene(18);
+  const directory = await copyOf(scene, "recovered", "recovery.signal");
+  // What S3 answers for a missing key to those who may not list the bucket.
+  proxy.arm(FAULTS[0], "00000002.history.zst");
+  const env = { ...scene.env, ...IMPATIENT };
+  const restore_command = `${walb} wal-fetch %f %p`;
+  await using server = await startPostgresOn(directory, {
+    settings: { restore_command, archive_mode: "off" },
+    env,
+    until: "spawned",
+  });
+  expect(await server.exited(60_000)).toEqual({ exitCode: 1, signal: null });
+  const log = await server.logText();
+  expect(log).toContain("403 AccessDenied");
+  expect(log).toContain("Without s3:ListBucket, S3 answers so for an object that is not there, too");
+  proxy.arm(undefined);
+});
