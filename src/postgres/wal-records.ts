@@ -16,7 +16,7 @@ export interface WalRecord {
   readonly xid: number;
   readonly resourceManager: number;
   readonly info: number;
-  /** Its first bytes, header included; at most FIRST_BYTES. */
+  /** The first FIRST_BYTES of it, header included, where transactions and restore points are told; else perhaps nothing. */
   readonly bytes: Uint8Array;
 }
 
@@ -87,41 +87,54 @@ export function* walRecords(segment: Uint8Array, continuation?: Uint8Array): Gen
   }
 }
 
-function recordAt(pages: Pages, start: number, length: number, continuation: Uint8Array = new Uint8Array()) {
+function recordAt(pages: Pages, start: number, length: number, continuation: Uint8Array = NOTHING) {
+  const lsn = asLsn(pages.address + BigInt(start));
+  // A segment has hundreds of thousands of records, and most are read where they lie.
+  if (pages.isOnOnePage(start, RECORD_HEADER)) {
+    const resourceManager = pages.view.getUint8(start + 17);
+    const isWanted = resourceManager === RM_XLOG || resourceManager === RM_XACT;
+    const bytes = isWanted ? pages.gather(start, Math.min(length, FIRST_BYTES), continuation) : NOTHING;
+    return { lsn, ...headerAt(pages.view, start), resourceManager, bytes };
+  }
   const bytes = pages.gather(start, Math.min(length, FIRST_BYTES), continuation);
   if (bytes.byteLength < RECORD_HEADER) return undefined;
   const view = new DataView(bytes.buffer, bytes.byteOffset);
-  return {
-    lsn: asLsn(pages.address + BigInt(start)),
-    xid: view.getUint32(4, true),
-    previous: view.getBigUint64(8, true),
-    info: view.getUint8(16),
-    resourceManager: view.getUint8(17),
-    bytes,
-  };
+  return { lsn, ...headerAt(view, 0), resourceManager: view.getUint8(17), bytes };
 }
+
+const NOTHING = new Uint8Array();
+
+const headerAt = (view: DataView, at: number) => ({
+  xid: view.getUint32(at + 4, true),
+  previous: view.getBigUint64(at + 8, true),
+  info: view.getUint8(at + 16),
+});
 
 /** Offsets in the segment, over the headers of its pages. */
 class Pages {
   readonly address: bigint;
+  readonly view: DataView;
   readonly #content: Uint8Array;
-  readonly #view: DataView;
   readonly #pageSize: number;
 
   constructor(content: Uint8Array) {
     this.#content = content;
-    this.#view = new DataView(content.buffer, content.byteOffset, content.byteLength);
-    this.address = this.#view.getBigUint64(8, true);
-    this.#pageSize = this.#view.getUint32(36, true);
+    this.view = new DataView(content.buffer, content.byteOffset, content.byteLength);
+    this.address = this.view.getBigUint64(8, true);
+    this.#pageSize = this.view.getUint32(36, true);
+  }
+
+  isOnOnePage(from: number, length: number): boolean {
+    return (from % this.#pageSize) + length <= this.#pageSize;
   }
 
   u32(at: number): number {
-    return this.#view.getUint32(at, true);
+    return this.view.getUint32(at, true);
   }
 
   /** Behind the end of a record that began in the segment before; undefined when that fills this one. */
   firstRecord(): number | undefined {
-    const flags = this.#view.getUint16(2, true);
+    const flags = this.view.getUint16(2, true);
     if ((flags & IS_CONTINUATION) === 0) return LONG_PAGE_HEADER;
     const end = this.advance(LONG_PAGE_HEADER, this.u32(16));
     return end.stopped === "segment" ? undefined : end.at;
@@ -160,7 +173,7 @@ class Pages {
   }
 
   #flags(page: number): number {
-    return this.#view.getUint16(page + 2, true);
+    return this.view.getUint16(page + 2, true);
   }
 
   #headerSize(page: number): number {
@@ -169,8 +182,8 @@ class Pages {
 
   #follows(page: number): boolean {
     return (
-      this.#view.getUint16(page, true) === this.#view.getUint16(0, true) &&
-      this.#view.getBigUint64(page + 8, true) === this.address + BigInt(page)
+      this.view.getUint16(page, true) === this.view.getUint16(0, true) &&
+      this.view.getBigUint64(page + 8, true) === this.address + BigInt(page)
     );
   }
 }
