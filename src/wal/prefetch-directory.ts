@@ -40,8 +40,9 @@ export class PrefetchDirectory {
   /**
    * Puts a ready segment in place. One that is being loaded is waited for, as long as whoever loads it lives.
    *
-   * @returns "not ready": the caller loads it, and nobody else begins to until endLoading(). "damaged" is the same, after
-   *          what was ready had to be removed
+   * Whatever the outcome, nobody begins to load it until endLoading().
+   *
+   * @returns "not ready": the caller loads it. "damaged" is the same, after what was ready had to be removed
    */
   async take(segment: string, destination: string, waitMs: number): Promise<"taken" | "not ready" | "damaged"> {
     if (!(await this.#isThere())) return "not ready";
@@ -50,9 +51,9 @@ export class PrefetchDirectory {
       const isLoading = await this.#isLoading(segment);
       const ready = (await this.#names()).find((name) => READY.exec(name)?.[1] === segment);
       if (ready !== undefined) {
-        const outcome = await this.#place(ready, destination);
-        if (outcome !== "taken") await this.beginLoading(segment);
-        return outcome;
+        // Or the prefetcher would miss it before it hears where recovery is, and load it again.
+        await this.beginLoading(segment);
+        return await this.#place(ready, destination);
       }
       if (!isLoading && (await this.beginLoading(segment))) return "not ready";
       if (performance.now() > until) return "not ready";

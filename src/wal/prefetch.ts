@@ -143,8 +143,19 @@ class Segments {
       // Recovery itself needs the disk more: as much again as we may fill stays free.
       if ((await directory.freeBytes()) < 2 * this.#count * segmentSize) return;
       if (!(await directory.beginLoading(segment.name))) continue;
+      if (await this.#hasBeenLoaded(segment)) {
+        await directory.endLoading(segment.name);
+        return;
+      }
       this.#loading.set(segment.name, this.#load(segment));
     }
+  }
+
+  /** Whoever loads a segment ends that only after it has told of the outcome, so this is asked once nobody is loading it. */
+  async #hasBeenLoaded(segment: WalSegment): Promise<boolean> {
+    const { directory } = this.#context;
+    this.#ready = await directory.ready();
+    return this.#ready.has(segment.name) || (await directory.position())?.name !== this.#position?.name;
   }
 
   async settled(): Promise<void> {
