@@ -142,14 +142,14 @@ export const SETTINGS = {
   }),
   prefetchCount: integer({
     name: "PREFETCH",
-    help: "wal-fetch: segments kept ready ahead of recovery; 0 for none",
+    help: "wal-fetch: segments kept ready ahead of recovery, at most 1 GiB of them; 0 for none",
     initial: 8,
     min: 0,
     max: 256,
   }),
   prefetchDirectory: text({
     name: "PREFETCH_DIR",
-    help: "wal-fetch: where they are kept; .wal-b in pg_wal if not set",
+    help: "wal-fetch: a directory to keep them below; in pg_wal if not set, where they are renamed into place",
   }),
 
   walPushPoolSize: integer({
