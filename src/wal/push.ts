@@ -56,7 +56,7 @@ export async function pushWal(path: string, context: WalPushContext): Promise<vo
  * What the segments under way may hold in memory, whatever the pool size: while one is read and compressed twice its size, while
  * it is uploaded what it was compressed to.
  */
-const MEMORY_BYTES = 96 * 2 ** 20;
+const MEMORY_BYTES = 64 * 2 ** 20;
 
 interface Place {
   readonly path: string;
@@ -70,6 +70,9 @@ async function archive(
 ): Promise<void> {
   using lease = await memory.take(2 * (await sizeOf(path)));
   const prepared = await readAndPrepare(path, file, { archive, identity });
+  // What was read and compressed is garbage now. It has to be gone before the next segment takes its share: left to itself, the
+  // collector lets 32 segments of 16 MiB grow to 500 MB; so they stay below 230 MB.
+  Bun.gc(true);
   lease.shrinkTo(prepared.body.byteLength);
 
   if ((await archive.putIfAbsent(prepared)) === "created") {
