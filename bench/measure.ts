@@ -11,10 +11,10 @@ import { baseEnvironment } from "../test/support/run-program.ts";
 
 export interface Sample {
   readonly wallMs: number;
-  /** User and system time of the command and of every process that it waited for. */
-  readonly cpuMs: number;
+  /** User and system time of the command and of every process that it waited for; left out where it cannot be told. */
+  readonly cpuMs?: number;
   /** Of all its processes together, as far as POLL_MS sees it, and at least that of the largest one, which is exact. */
-  readonly peakBytes: number;
+  readonly peakBytes?: number;
 }
 
 export interface RunContext {
@@ -87,12 +87,12 @@ function residentBelow(pid: number): number {
     .reduce((sum, child) => sum + residentOf(child) + residentBelow(Number(child)), 0);
 }
 
-function residentOf(pid: string): number {
+export function residentOf(pid: string): number {
   return Number(/^VmRSS:\s+(\d+)/m.exec(textOf(`/proc/${pid}/status`))?.[1] ?? 0) * KIB;
 }
 
 /** A process that ended meanwhile has no memory. */
-function textOf(path: string): string {
+export function textOf(path: string): string {
   try {
     return readFileSync(path, "utf8");
   } catch {

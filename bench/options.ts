@@ -1,7 +1,7 @@
 /** The words after `bun bench/run.ts`. */
 import { parseArgs } from "node:util";
 
-export const GROUPS = ["start", "segment", "backup"] as const;
+export const GROUPS = ["start", "segment", "backup", "wal"] as const;
 export type Group = (typeof GROUPS)[number];
 
 export interface Options {
@@ -11,6 +11,10 @@ export interface Options {
   readonly backupRuns: number;
   /** Of each command of "start" and "segment". */
   readonly shortRuns: number;
+  /** Of a backlog and of a recovery. */
+  readonly walSegments: number;
+  /** Of each backlog and recovery. */
+  readonly walRuns: number;
   /** Another build of wal-b, measured beside this one. */
   readonly against: string | undefined;
   /** What becomes of the figures. */
@@ -21,7 +25,9 @@ const USAGE = `usage: bun bench/run.ts [options]
   --size MiB       of the data directory (1000)
   --runs N         of each backup and restore (5)
   --short-runs N   of each short command (20)
-  --only GROUPS    of start, segment, backup; with commas
+  --segments N     of a backlog and of a recovery (128)
+  --wal-runs N     of each backlog and recovery (3)
+  --only GROUPS    of start, segment, backup, wal; with commas
   --against PATH   measure another build of wal-b beside this one
   --write          put the figures into bench/README.md`;
 
@@ -33,6 +39,8 @@ export function parseOptions(words: readonly string[]): Options {
       size: { type: "string", default: "1000" },
       runs: { type: "string", default: "5" },
       "short-runs": { type: "string", default: "20" },
+      segments: { type: "string", default: "128" },
+      "wal-runs": { type: "string", default: "3" },
       only: { type: "string", default: GROUPS.join(",") },
       against: { type: "string" },
       write: { type: "boolean", default: false },
@@ -43,6 +51,8 @@ export function parseOptions(words: readonly string[]): Options {
     sizeMiB: wholeNumber("--size", values.size),
     backupRuns: wholeNumber("--runs", values.runs),
     shortRuns: wholeNumber("--short-runs", values["short-runs"]),
+    walSegments: wholeNumber("--segments", values.segments),
+    walRuns: wholeNumber("--wal-runs", values["wal-runs"]),
     against: values.against,
     report: values.write ? "README" : "terminal",
   };

@@ -21,7 +21,9 @@ export function formatTable({ title, contentBytes, series }: Table): string {
   const own = series[0];
   if (own === undefined) return "";
   const isSlow = median(own.samples.map(({ wallMs }) => wallMs)) >= 1_000;
-  const columns = ["", "wall", "lowest–highest", ...(isSlow && contentBytes ? ["MiB/s"] : []), "CPU", "peak memory"];
+  const isCpuKnown = series.some(({ samples }) => samples.some(({ cpuMs }) => cpuMs !== undefined));
+  const throughput = isSlow && contentBytes ? ["MiB/s"] : [];
+  const columns = ["", "wall", "lowest–highest", ...throughput, ...(isCpuKnown ? ["CPU"] : []), "peak memory"];
   const isStored = series.some(({ storedBytes }) => storedBytes !== undefined);
   const head = [...columns, ...(isStored ? ["stored"] : []), "wal-b ÷ this"];
 
@@ -33,8 +35,8 @@ export function formatTable({ title, contentBytes, series }: Table): string {
       formatMs(wallMs),
       `${formatMs(Math.min(...walls))}–${formatMs(Math.max(...walls))}`,
       ...(isSlow && contentBytes ? [(contentBytes / MiB / (wallMs / 1_000)).toFixed(0)] : []),
-      formatMs(median(samples.map(({ cpuMs }) => cpuMs))),
-      `${(median(samples.map(({ peakBytes }) => peakBytes)) / MiB).toFixed(0)} MiB`,
+      ...(isCpuKnown ? [formatMs(medianOf(samples, ({ cpuMs }) => cpuMs))] : []),
+      `${(medianOf(samples, ({ peakBytes }) => peakBytes) / MiB).toFixed(0)} MiB`,
       ...(isStored ? [storedBytes === undefined ? "" : `${(storedBytes / MiB).toFixed(isSlow ? 0 : 2)} MiB`] : []),
       peer === own.peer ? "" : ratio(own.samples, samples).toFixed(2),
     ];
@@ -53,6 +55,10 @@ export async function writeReadme(figures: string): Promise<void> {
 /** Of wall times in the same round, the median. */
 function ratio(own: readonly Sample[], other: readonly Sample[]): number {
   return median(own.map(({ wallMs }, round) => wallMs / (other[round]?.wallMs ?? Number.NaN)));
+}
+
+function medianOf(samples: readonly Sample[], value: (sample: Sample) => number | undefined): number {
+  return median(samples.map((sample) => value(sample) ?? Number.NaN));
 }
 
 function median(values: readonly number[]): number {

@@ -1,7 +1,7 @@
 /** Trials of several peers in turn, A B C B C A C A B, so that a busy moment of the machine hits all of them alike. */
 import { runProgram } from "../test/support/run-program.ts";
 import { measure, type RunContext, type Sample } from "./measure.ts";
-import type { Peer, Work } from "./peers/peer.ts";
+import type { CommandTrial, Peer, Work } from "./peers/peer.ts";
 
 /** Of one peer, one for each round: samples with the same index belong together. */
 export interface Series {
@@ -45,13 +45,19 @@ async function runTrial(
 ): Promise<Sample> {
   const trial = peer.trials[work];
   if (trial === undefined) throw new Error(`${peer.name} cannot ${work}`);
-  const { command, env = {}, expectedExitCode = 0 } = trial;
   await trial.prepare?.();
   // What one left to be written must not be waited for by the next one's fsync.
   await runProgram(["sync", "-f", directory]);
-  const sample = await measure(command, { directory, env, as, expectedExitCode });
+  const sample = "measure" in trial ? await trial.measure() : await measureCommand(trial, { directory, as });
   await trial.check?.();
   const bytes = await trial.storedBytes?.();
   if (bytes !== undefined) stored.set(peer, bytes);
   return sample;
+}
+
+async function measureCommand(
+  { command, env = {}, expectedExitCode = 0 }: CommandTrial,
+  { directory, as }: Pick<RunContext, "directory" | "as">,
+): Promise<Sample> {
+  return await measure(command, { directory, env, as, expectedExitCode });
 }

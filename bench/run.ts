@@ -12,6 +12,7 @@ import { openTarZstd } from "./peers/tar-zstd.ts";
 import { openWalB } from "./peers/wal-b.ts";
 import { formatTable, writeReadme } from "./report.ts";
 import { runRounds } from "./rounds.ts";
+import { runWal } from "./wal/run.ts";
 import { makeWorkload, type Workload } from "./workload.ts";
 
 const MiB = 2 ** 20;
@@ -50,6 +51,7 @@ async function run(options: Options): Promise<string> {
     parts.push(table);
     say(table);
   }
+  if (options.groups.includes("wal")) parts.push(...(await runWal(options, { say, version: peers[0]?.version ?? "" })));
   return parts.join("\n");
 }
 

@@ -31,7 +31,7 @@ const MIB_PER_SCALE = 15;
 const SEGMENTS_OF_WAL = 6;
 const LOAD_TIMEOUT_MS = 3_600_000;
 
-const SETTINGS = {
+export const SETTINGS = {
   shared_buffers: "128MB",
   synchronous_commit: "off",
   // Nothing but what is measured runs while it is measured.
@@ -80,7 +80,7 @@ async function archiveOne(server: PostgresServer): Promise<void> {
   await server.waitFor(async () => (await server.psql(last)) >= segment, { what: `${segment} to be archived` });
 }
 
-async function load(server: PostgresServer, sizeMiB: number): Promise<void> {
+export async function load(server: PostgresServer, sizeMiB: number): Promise<void> {
   const scale = Math.max(1, Math.round((sizeMiB * SHARES.accounts) / MIB_PER_SCALE));
   await pgbench(server, ["-i", "-q", "-s", String(scale)]);
   await server.query(`
@@ -116,13 +116,10 @@ async function fill(
 
 /** Finishes several segments with transactions on both kinds of rows, after a checkpoint, so that page images are among them. */
 async function writeWal(server: PostgresServer): Promise<readonly [Segment, Segment]> {
-  const script = join(server.directory, "transaction.sql");
-  await writeFile(script, TRANSACTION);
   await server.query("CHECKPOINT");
   const first = await server.switchWal();
   const finished = async () => (await segmentNames(server)).filter((name) => name > first).length - 1;
-  while ((await finished()) < SEGMENTS_OF_WAL)
-    await pgbench(server, ["-n", "-T", "2", "-c", "4", "-b", "tpcb-like@1", "-f", `${script}@1`]);
+  while ((await finished()) < SEGMENTS_OF_WAL) await runTransactions(server, 2);
 
   const names = (await segmentNames(server)).filter((name) => name > first);
   const directory = await server.makeDirectory("segments");
@@ -141,8 +138,15 @@ async function writeWal(server: PostgresServer): Promise<readonly [Segment, Segm
   return [before, middle];
 }
 
+/** On both kinds of rows, half of each. */
+export async function runTransactions(server: PostgresServer, seconds: number): Promise<void> {
+  const script = join(server.directory, "transaction.sql");
+  await writeFile(script, TRANSACTION);
+  await pgbench(server, ["-n", "-T", String(seconds), "-c", "4", "-b", "tpcb-like@1", "-f", `${script}@1`]);
+}
+
 /** Segments up to the one that is being written; PostgreSQL keeps renamed old ones ahead of it. */
-async function segmentNames(server: PostgresServer): Promise<readonly string[]> {
+export async function segmentNames(server: PostgresServer): Promise<readonly string[]> {
   const current = await server.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
   const names = await readdir(join(server.dataDirectory, "pg_wal"));
   return names.filter((name) => /^[0-9A-F]{24}$/.test(name) && name <= current).sort();

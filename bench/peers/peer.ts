@@ -1,11 +1,33 @@
 /** Who is measured: wal-b, and what is installed beside it. */
-import type { RunContext } from "../measure.ts";
+import type { RunContext, Sample } from "../measure.ts";
 
-export type Work = "version" | "failure" | "pushSegment" | "fetchSegment" | "pushBackup" | "fetchBackup";
+export type Work =
+  | "version"
+  | "failure"
+  | "pushSegment"
+  | "fetchSegment"
+  | "pushBackup"
+  | "fetchBackup"
+  | "backlog"
+  | "drain"
+  | "recovery"
+  | "fetchHit"
+  | "fetchMiss";
 
-/** One command, and what surrounds each of its runs without being measured. */
-export interface Trial extends Pick<RunContext, "env" | "expectedExitCode"> {
+export type Trial = CommandTrial | ServerTrial;
+
+/** One command. */
+export interface CommandTrial extends Surroundings, Pick<RunContext, "env" | "expectedExitCode"> {
   readonly command: readonly string[];
+}
+
+/** What a server does, which starts the commands itself. */
+export interface ServerTrial extends Surroundings {
+  measure(): Promise<Sample>;
+}
+
+/** What surrounds each run without being measured. */
+interface Surroundings {
   /** Puts things back as they were before the first run. */
   prepare?(): Promise<void>;
   /** What the run left in the repository. */

@@ -63,7 +63,7 @@ export async function openWalB(name: string, built: string, workload: Workload):
 }
 
 /** A build that ends meanwhile would change what is measured. */
-async function keepCopy(built: string, directory: string): Promise<string> {
+export async function keepCopy(built: string, directory: string): Promise<string> {
   const copy = join(directory, "wal-b");
   await copyFile(built, copy);
   await chmod(copy, 0o755);
