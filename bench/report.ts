@@ -12,8 +12,8 @@ export interface Table {
 }
 
 const README = join(import.meta.dir, "README.md");
-const BEGIN = "<!-- figures: written by bench/run.ts --write -->";
-const END = "<!-- end of figures -->";
+/** What is measured and written by itself. */
+export type Part = "figures" | "WAL figures";
 const MiB = 2 ** 20;
 
 /** The first series is wal-b's; the others are compared with it. */
@@ -45,11 +45,13 @@ export function formatTable({ title, contentBytes, series }: Table): string {
 }
 
 /** Keeps what people wrote around the figures. */
-export async function writeReadme(figures: string): Promise<void> {
+export async function writeReadme(part: Part, figures: string): Promise<void> {
+  const beginMark = `<!-- ${part}: written by bench/run.ts --write -->`;
+  const endMark = `<!-- end of ${part} -->`;
   const text = await readFile(README, "utf8");
-  const [begin, end] = [text.indexOf(BEGIN), text.indexOf(END)];
-  if (begin === -1 || end < begin) throw new Error(`${README} has no place for figures: ${BEGIN} … ${END}`);
-  await writeFile(README, `${text.slice(0, begin + BEGIN.length)}\n\n${figures.trim()}\n\n${text.slice(end)}`);
+  const [begin, end] = [text.indexOf(beginMark), text.indexOf(endMark)];
+  if (begin === -1 || end < begin) throw new Error(`${README} has no place for figures: ${beginMark} … ${endMark}`);
+  await writeFile(README, `${text.slice(0, begin + beginMark.length)}\n\n${figures.trim()}\n\n${text.slice(end)}`);
 }
 
 /** Of wall times in the same round, the median. */

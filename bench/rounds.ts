@@ -1,7 +1,7 @@
 /** Trials of several peers in turn, A B C B C A C A B, so that a busy moment of the machine hits all of them alike. */
 import { runProgram } from "../test/support/run-program.ts";
 import { measure, type RunContext, type Sample } from "./measure.ts";
-import type { CommandTrial, Peer, Work } from "./peers/peer.ts";
+import type { CommandTrial, Peer, Trial, Work } from "./peers/peer.ts";
 
 /** Of one peer, one for each round: samples with the same index belong together. */
 export interface Series {
@@ -14,7 +14,7 @@ export interface RoundsContext extends Pick<RunContext, "directory" | "as"> {
   readonly rounds: number;
 }
 
-/** The first round fills caches and is thrown away. */
+/** The first round of commands fills caches and is thrown away; what a server does is longer than that matters. */
 export async function runRounds(
   work: Work,
   peers: readonly Peer[],
@@ -24,6 +24,7 @@ export async function runRounds(
   const samples = new Map<Peer, Sample[]>(able.map((peer) => [peer, []]));
   const stored = new Map<Peer, number>();
   for (let round = 0; round <= context.rounds; round++) {
+    if (round === 0 && able.some((peer) => isServerTrial(peer.trials[work]))) continue;
     for (let turn = 0; turn < able.length; turn++) {
       const peer = able[(turn + round) % able.length] as Peer;
       const sample = await runTrial(work, peer, context, stored);
@@ -36,6 +37,8 @@ export async function runRounds(
     storedBytes: stored.get(peer),
   }));
 }
+
+const isServerTrial = (trial: Trial | undefined) => trial !== undefined && "measure" in trial;
 
 async function runTrial(
   work: Work,

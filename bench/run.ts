@@ -10,7 +10,7 @@ import { isMissing, type Missing, type Peer, type Work } from "./peers/peer.ts";
 import { openPgbackrest } from "./peers/pgbackrest.ts";
 import { openTarZstd } from "./peers/tar-zstd.ts";
 import { openWalB } from "./peers/wal-b.ts";
-import { formatTable, writeReadme } from "./report.ts";
+import { formatTable, type Part, writeReadme } from "./report.ts";
 import { runRounds } from "./rounds.ts";
 import { runWal } from "./wal/run.ts";
 import { makeWorkload, type Workload } from "./workload.ts";
@@ -28,8 +28,13 @@ const MEASURED: readonly { readonly group: Group; readonly work: Work; readonly 
 ];
 
 const options = parseOptions(process.argv.slice(2));
-const figures = await run(options);
-if (options.report === "README") await writeReadme(figures);
+if (options.groups.some((group) => group !== "wal")) await publish("figures", await run(options));
+if (options.groups.includes("wal")) await publish("WAL figures", await runWal(options, say));
+
+/** Each part at its place, so that one can be measured without the other. */
+async function publish(part: Part, text: string): Promise<void> {
+  if (options.report === "README") await writeReadme(part, text);
+}
 
 async function run(options: Options): Promise<string> {
   const load = machineLoad();
@@ -51,7 +56,6 @@ async function run(options: Options): Promise<string> {
     parts.push(table);
     say(table);
   }
-  if (options.groups.includes("wal")) parts.push(...(await runWal(options, { say, version: peers[0]?.version ?? "" })));
   return parts.join("\n");
 }
 

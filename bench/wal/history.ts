@@ -53,12 +53,11 @@ export async function makeWalHistory(count: number): Promise<WalHistory> {
     const label = await readFile(join(base, "backup_label"), "utf8");
     const first = /file ([0-9A-F]{24})/.exec(label)?.[1] ?? "";
     await server.configure({ archive_command: "" });
-    await writeSegments(server, first, count);
+    const last = await writeSegments(server, first, count);
     const expected = await server.psql(COUNT);
 
     const walDirectory = join(server.dataDirectory, "pg_wal");
-    const current = await server.psql("SELECT pg_walfile_name(pg_current_wal_lsn())");
-    const segments = (await segmentNames(server)).filter((name) => name >= first && name < current);
+    const segments = (await segmentNames(server)).filter((name) => name >= first && name <= last);
     const directory = await server.makeDirectory("segments");
     for (const name of segments) await cp(join(walDirectory, name), join(directory, name));
     for (const name of segments) await giveTo(server.account, join(directory, name));
@@ -78,7 +77,8 @@ export async function makeWalHistory(count: number): Promise<WalHistory> {
   }
 }
 
-async function writeSegments(server: PostgresServer, first: string, count: number): Promise<void> {
+/** @returns the last one */
+async function writeSegments(server: PostgresServer, first: string, count: number): Promise<string> {
   const finished = async () => (await segmentNames(server)).filter((name) => name >= first).length - 1;
   const until = performance.now() + WRITE_TIMEOUT_MS;
   let checkpointAt = SEGMENTS_BETWEEN_CHECKPOINTS;
@@ -93,7 +93,7 @@ async function writeSegments(server: PostgresServer, first: string, count: numbe
     await runTransactions(server, 1);
     for (const statement of BULK) await server.query(statement);
   }
-  await server.switchWal();
+  return await server.switchWal();
 }
 
 const statusDirectory = (server: PostgresServer) => join(server.dataDirectory, "pg_wal/archive_status");

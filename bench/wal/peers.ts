@@ -27,9 +27,10 @@ export interface WalPeers extends AsyncDisposable {
   readonly missing: readonly Missing[];
 }
 
-export async function openWalPeers(binary: string, version: string, history: WalHistory): Promise<WalPeers> {
+export async function openWalPeers(binary: string, history: WalHistory): Promise<WalPeers> {
   const { server } = history;
   const program = await keepCopy(binary, await server.makeDirectory("program"));
+  const version = (await runOrThrow(server, [program, "--version"])).trim();
   const found: (Peer | Missing)[] = [...(await openFileWalB(program, version, history))];
   found.push(...(await openPgbackrest(history)), openCopy(history), openBarman());
   const s3 = await startS3Servers().catch((error: unknown) => ({ name: "wal-b, S3", why: String(error) }));
@@ -86,7 +87,7 @@ function walB({ name, version, program, env, empty, storedBytes }: WalB, history
   const { server, segments, directory } = history;
   const place = name.replaceAll(/[^a-z0-9]/gi, "-");
   const [first = "", second = ""] = segments;
-  const [after, following] = [`${(segments.at(-1) ?? "").slice(0, 16)}FFFFFFF0`, segments.length - 1];
+  const [after, following] = [`${(segments.at(-1) ?? "").slice(0, 16)}000000FE`, segments.length - 1];
   let pretended: Awaited<ReturnType<typeof pretendRecovery>> | undefined;
   const destination = join(server.directory, place, "pg_wal/RECOVERYXLOG");
   const backlog = join(server.directory, `backlog-${place}`, "pg_wal");
@@ -209,7 +210,7 @@ async function openMode(program: string, mode: Mode, history: WalHistory): Promi
   const spool = join(own, "spool");
   const archive = join(repository, "archive", STANZA);
   const [first = "", second = ""] = segments;
-  const after = `${(segments.at(-1) ?? "").slice(0, 16)}FFFFFFF0`;
+  const after = `${(segments.at(-1) ?? "").slice(0, 16)}000000FE`;
   const pretendedName = `${mode.directory}-recovery`;
   const pretended = join(server.directory, pretendedName);
   const destination = join(pretended, "pg_wal/RECOVERYXLOG");
@@ -229,7 +230,7 @@ async function openMode(program: string, mode: Mode, history: WalHistory): Promi
 
   return {
     name: mode.name,
-    version: "",
+    version: mode.flags.length === 0 ? (await runOrThrow(server, [program, "version"])).trim() : "",
     trials: {
       backlog: {
         async prepare() {

@@ -1,6 +1,6 @@
 /** The WAL path at length: a backlog, a recovery from it, what recovery waits for, and the memory of one that archives many. */
 import { walbBinary } from "../../test/support/walb.ts";
-import { machineLoad } from "../machine.ts";
+import { describeMachine, machineLoad } from "../machine.ts";
 import type { Options } from "../options.ts";
 import type { Work } from "../peers/peer.ts";
 import { formatTable } from "../report.ts";
@@ -14,24 +14,32 @@ const MiB = 2 ** 20;
 const WAL_MEASURED: readonly { readonly work: Work; readonly runs: "walRuns" | "shortRuns"; readonly title: string }[] =
   [
     { work: "backlog", runs: "walRuns", title: "Archive a backlog of N segments, by PostgreSQL's archiver" },
-    { work: "recovery", runs: "walRuns", title: "Recover N segments, from the start of the server to its promotion" },
     { work: "fetchHit", runs: "shortRuns", title: "Fetch the segment that comes next in recovery" },
     { work: "fetchMiss", runs: "shortRuns", title: "Ask in recovery for a segment that is not there" },
+    { work: "recovery", runs: "walRuns", title: "Recover N segments, from the start of the server to its promotion" },
     { work: "drain", runs: "walRuns", title: "Archive 32 waiting segments by one wal-push" },
   ];
 
-export async function runWal(
-  options: Options,
-  { say, version }: { say(text: string): void; readonly version: string },
-): Promise<readonly string[]> {
+/** @returns figures for the README */
+export async function runWal(options: Options, say: (text: string) => void): Promise<string> {
+  const load = machineLoad();
   say(`making a server with a backlog of ${options.walSegments} segments`);
   await using history = await makeWalHistory(options.walSegments);
   const { server, segments } = history;
-  await using found = await openWalPeers(await walbBinary(server.account), version, history);
-  const absent = found.missing.map(({ name, why }) => `- Not measured with WAL: ${name}, because ${why}\n`);
-  const parts = [
-    `- WAL: ${segments.length} segments of 16 MiB; ${options.walRuns} runs of each backlog, recovery and drain; load before: ${machineLoad()}\n${absent.join("")}`,
+  await using found = await openWalPeers(await walbBinary(server.account), history);
+  const versions = found.peers.map(({ version }) => version).filter((version) => version !== "");
+  const words = process.argv.slice(2).map((word) => ` ${word}`);
+  const circumstances = [
+    `- Command: \`bun run bench${words.join("")}\``,
+    `- Date: ${new Date().toISOString().slice(0, 10)}`,
+    `- Machine: ${describeMachine()}; load before: ${load}, after the WAL was written: ${machineLoad()}`,
+    `- Versions: PostgreSQL ${server.major}, ${versions.join(", ")}`,
+    `- WAL: ${segments.length} segments of 16 MiB`,
+    `- Runs: ${options.walRuns} of each backlog, recovery and drain, ${options.shortRuns} of each fetch, one more fetch and drain before them not counted`,
+    ...found.missing.map(({ name, why }) => `- Not measured: ${name}, because ${why}`),
   ];
+  const parts = [`${circumstances.join("\n")}\n`];
+  say(parts[0] ?? "");
   for (const { work, runs, title } of WAL_MEASURED) {
     const { directory, account: as } = server;
     const series = await runRounds(work, found.peers, { rounds: options[runs], directory, as });
@@ -39,5 +47,5 @@ export async function runWal(
     parts.push(formatTable({ title: title.replace("N", String(segments.length)), series, contentBytes }));
     say(parts.at(-1) ?? "");
   }
-  return parts;
+  return parts.join("\n");
 }
