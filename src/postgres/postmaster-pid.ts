@@ -54,12 +54,23 @@ export function parsePostmasterPid(text: string, dataDirectory: string): Postmas
   };
 }
 
+/** One that has ended counts as ended also while nobody has asked for its exit code, as in a container without an init. */
 export function isProcessRunning(pid: number): boolean {
   try {
     process.kill(pid, 0);
-    return true;
+    return !isZombie(pid);
   } catch (error) {
     // EPERM: it runs, and belongs to somebody else.
     return systemCodeOf(error) === "EPERM";
+  }
+}
+
+/** Linux only; elsewhere nothing is known of it. Source: proc_pid_stat(5): the state follows the name in parentheses. */
+function isZombie(pid: number): boolean {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1");
+    return /^[ZX]/.test(stat.slice(stat.lastIndexOf(")") + 2));
+  } catch {
+    return false;
   }
 }

@@ -37,3 +37,17 @@ test("isProcessRunning() tells processes that run from numbers without one", () 
   expect(isProcessRunning(1)).toBe(true); // somebody else's, unless root asks
   expect(isProcessRunning(2 ** 22 + 1)).toBe(false); // above the kernel's limit
 });
+
+test.if(process.platform === "linux")(
+  "isProcessRunning() does not take a process for running that has ended and is not reaped",
+  async () => {
+    // The shell's child ends when the shell is no shell any more: what it became, `sleep`, never asks for its exit code.
+    await using parent = Bun.spawn(["sh", "-c", "sleep 0.2 & echo $!; exec sleep 30"], { stdout: "pipe" });
+    const reader = parent.stdout.getReader();
+    const pid = Number(new TextDecoder().decode((await reader.read()).value));
+    for (let n = 0; n < 100 && isProcessRunning(pid); n++) await Bun.sleep(20);
+    expect(() => process.kill(pid, 0)).not.toThrow();
+    expect(isProcessRunning(pid)).toBe(false);
+    expect(isProcessRunning(parent.pid)).toBe(true);
+  },
+);
