@@ -197,6 +197,21 @@ describe("claim()", () => {
   });
 });
 
+test.if(process.platform === "linux")("a killed process that nobody has asked for is dead", async () => {
+  await using site = await setUp();
+  await site.directory.create(A);
+  // The shell tells the number of a child that has ended, becomes another program, and never asks for it.
+  const parent = Bun.spawn(["/bin/sh", "-c", "sh -c 'exit 0' & echo $!; exec sleep 10"], { stdout: "pipe" });
+  const { value } = await parent.stdout.getReader().read();
+  const zombie = new TextDecoder().decode(value).trim();
+  await Bun.sleep(200);
+  expect(await readFile(`/proc/${zombie}/stat`, "utf8")).toContain(") Z ");
+  await writeFile(join(site.path, "prefetcher"), zombie);
+  expect(await site.directory.prefetcher()).toBe("dead");
+  parent.kill("SIGKILL");
+  await parent.exited;
+});
+
 test("what is on another file system is put in place too", async () => {
   const other = new PrefetchDirectory(join("/dev/shm", `walb-test-${crypto.randomUUID()}`), "source");
   await using site = await setUp();
