@@ -8,7 +8,7 @@
  *
  * Nothing here is needed: whatever is missing, or is removed under somebody's hands, wal-fetch reads from the archive.
  */
-import { closeSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync } from "node:fs";
 import { lstat, mkdir, readdir, readFile, rename, rm, stat, statfs, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DestinationError, systemCodeOf } from "../errors.ts";
@@ -259,21 +259,8 @@ async function numberIn(path: string): Promise<number> {
   return Number(await readFile(path, "utf8").catch(() => "")) || 0;
 }
 
-function lives(number: number): boolean {
-  // 0 and what is below stand for groups of processes.
-  return number > 0 && isProcessRunning(number) && !isZombie(number);
-}
-
-/** A killed process keeps its number until its parent asks for it, which in a container may be never. Told by Linux only. */
-function isZombie(number: number): boolean {
-  try {
-    // "4711 (wal-b) Z 1 …"; the name may hold anything.
-    const status = readFileSync(`/proc/${number}/stat`, "latin1");
-    return status.slice(status.lastIndexOf(")") + 2).startsWith("Z");
-  } catch {
-    return false;
-  }
-}
+/** 0 and what is below stand for groups of processes. */
+const lives = (number: number) => number > 0 && isProcessRunning(number);
 
 const ignoring = (code: string) => (error: unknown) => {
   if (systemCodeOf(error) !== code) throw error;
