@@ -97,22 +97,6 @@ export async function retrying<Result>(
   }
 }
 
-/** A wait that an abort ends at once, and that leaves no timer or listener behind. */
-export function abortableDelay(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(signal.reason);
-    const onAbort = () => {
-      clearTimeout(timer);
-      reject(signal.reason);
-    };
-    const timer = setTimeout(() => {
-      signal.removeEventListener("abort", onAbort);
-      resolve();
-    }, ms);
-    signal.addEventListener("abort", onAbort, { once: true });
-  });
-}
-
 /** A signal that follows another one after a while, for a request whose answer is needed to take it back. */
 export function delayedStop(signal: AbortSignal, ms: number): { readonly signal: AbortSignal } & Disposable {
   const stop = new AbortController();

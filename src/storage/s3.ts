@@ -27,6 +27,7 @@ import {
   UploadPartCommand,
 } from "@aws-sdk/client-s3";
 import { AccessError, Failure, IntegrityError, NotFoundError, reasonOf, StorageError, UsageError } from "../errors.ts";
+import { abortableDelay } from "../system/delay.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { HttpHandler } from "./http-handler.ts";
@@ -41,7 +42,7 @@ import type {
   StoredObject,
   UnfinishedUpload,
 } from "./object-store.ts";
-import { Attempts, abortableDelay, delayedStop, retrying } from "./retry.ts";
+import { Attempts, delayedStop, retrying } from "./retry.ts";
 import { answerOf, BadAnswerError, EXPIRED_CODES, failureOf, mayHaveHappened, verdictOf } from "./s3-answer.ts";
 import { needsPathStyle } from "./s3-endpoint.ts";
 

@@ -1,6 +1,7 @@
 /** When another attempt is made, and how long it waits. */
 import { describe, expect, test } from "bun:test";
-import { Attempts, abortableDelay, type RetryOptions, retrying, type Verdict } from "../../../src/storage/retry.ts";
+import { Attempts, type RetryOptions, retrying, type Verdict } from "../../../src/storage/retry.ts";
+import { abortableDelay } from "../../../src/system/delay.ts";
 
 /** A clock that moves only when something waits. */
 function setUp({ verdict = { retry: "until-deadline" } as Verdict, random = 0.5, deadlineMs = 60_000 } = {}) {
