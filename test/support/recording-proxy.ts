@@ -1,5 +1,6 @@
 /** A way to an HTTP server that writes down what it is asked for. Bytes pass through as they are, so signatures stay right. */
 import { createServer, connect as dial, type Socket } from "node:net";
+import { relay } from "./relay.ts";
 
 export interface RecordingProxy extends AsyncDisposable {
   readonly url: string;
@@ -17,18 +18,7 @@ export async function startRecordingProxy(target: string): Promise<RecordingProx
     const to = dial(Number(port), hostname);
     const reader = new RequestReader((request) => requests.push(request));
     from.on("data", (bytes: Buffer) => reader.read(bytes));
-    for (const [socket, other] of [
-      [from, to],
-      [to, from],
-    ] as const) {
-      sockets.add(socket);
-      socket.on("error", () => other.destroy());
-      socket.on("close", () => {
-        sockets.delete(socket);
-        other.destroy();
-      });
-      socket.pipe(other);
-    }
+    relay(from, to, sockets);
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);

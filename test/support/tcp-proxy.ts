@@ -1,5 +1,6 @@
 /** A way to a server that a test can close and open again, without touching the server. */
 import { createServer, connect as dial, type Server, type Socket } from "node:net";
+import { relay } from "./relay.ts";
 
 export interface TcpProxy extends AsyncDisposable {
   /** Where it listens: the same as long as it lives. */
@@ -19,18 +20,7 @@ export async function startTcpProxy(target: string): Promise<TcpProxy> {
   const open = async () => {
     const opened = createServer((from) => {
       const to = dial(Number(port), hostname);
-      for (const [socket, other] of [
-        [from, to],
-        [to, from],
-      ] as const) {
-        sockets.add(socket);
-        socket.on("error", () => other.destroy());
-        socket.on("close", () => {
-          sockets.delete(socket);
-          other.destroy();
-        });
-        socket.pipe(other);
-      }
+      relay(from, to, sockets);
     });
     await new Promise<void>((resolve, reject) => {
       opened.once("error", reject);
