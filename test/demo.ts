@@ -10,7 +10,8 @@
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo, serverAccount, shortTemporaryDirectory } from "./support/account.ts";
-import { type PostgresServer, startPostgres, startPostgresOn, waitFor } from "./support/postgres-server.ts";
+import { type PostgresServer, startPostgres, startPostgresOn } from "./support/postgres-server.ts";
+import { waitFor } from "./support/wait-for.ts";
 import { walbBinary } from "./support/walb.ts";
 
 const keep = process.argv.includes("--keep");

@@ -3,7 +3,8 @@ import { cp, link, mkdir, readdir, readFile, rename, rm, writeFile } from "node:
 import { join } from "node:path";
 import { giveTo } from "../../test/support/account.ts";
 import { systemPostgres } from "../../test/support/postgres-binaries.ts";
-import { type PostgresServer, startPostgres, startPostgresOn, waitFor } from "../../test/support/postgres-server.ts";
+import { type PostgresServer, startPostgres, startPostgresOn } from "../../test/support/postgres-server.ts";
+import { waitFor } from "../../test/support/wait-for.ts";
 import type { Sample } from "../measure.ts";
 import { runOrThrow } from "../peers/place.ts";
 import { load, runTransactions, SETTINGS, segmentNames } from "../workload.ts";

@@ -5,10 +5,10 @@ import { existsSync } from "node:fs";
 import { chmod, lstat, mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo, ordinaryAccount, type RunAs, shortTemporaryDirectory } from "../support/account.ts";
-import { waitFor } from "../support/postgres-server.ts";
 import { ReleaseServer } from "../support/release-server.ts";
 import { type ProgramResult, runProgram } from "../support/run-program.ts";
 import { ensureProgram } from "../support/system-packages.ts";
+import { waitFor } from "../support/wait-for.ts";
 import { walbBinary } from "../support/walb.ts";
 
 const SCRIPT = join(import.meta.dir, "../../install.sh");

@@ -12,7 +12,8 @@ import {
   startWalb,
   temporaryRepository,
 } from "../support/backups.ts";
-import { type PostgresServer, startPostgresOn, waitFor } from "../support/postgres-server.ts";
+import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
+import { waitFor } from "../support/wait-for.ts";
 import { runWalb } from "../support/walb.ts";
 
 const MOMENTS = 9;

@@ -4,8 +4,9 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { POSTGRES_MAJORS, systemPostgres } from "../support/postgres-binaries.ts";
-import { startPostgres, startPostgresOn, waitFor } from "../support/postgres-server.ts";
+import { startPostgres, startPostgresOn } from "../support/postgres-server.ts";
 import { processIsAlive } from "../support/process-tree.ts";
+import { waitFor } from "../support/wait-for.ts";
 
 const MINUTE = 60_000;
 

@@ -3,7 +3,6 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtemp, readdir, readFile, readlink, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
-import { waitFor } from "../support/postgres-server.ts";
 import {
   type ArchivedHistory,
   archiveSegments,
@@ -25,6 +24,7 @@ import { processIsAlive } from "../support/process-tree.ts";
 import { startRecordingProxy } from "../support/recording-proxy.ts";
 import { s3Repository } from "../support/repositories.ts";
 import { anyS3Server } from "../support/s3-server.ts";
+import { waitFor } from "../support/wait-for.ts";
 import { walbBinary } from "../support/walb.ts";
 
 describe.each([12, 18])("PostgreSQL %i", (major) => {

@@ -4,7 +4,7 @@ import { readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
 import { systemPostgres } from "../support/postgres-binaries.ts";
-import { startPostgresOn, waitFor } from "../support/postgres-server.ts";
+import { startPostgresOn } from "../support/postgres-server.ts";
 import {
   type ArchivedHistory,
   archiveSegments,
@@ -20,6 +20,7 @@ import {
   untilPromoted,
   writeSegments,
 } from "../support/prefetching.ts";
+import { waitFor } from "../support/wait-for.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
 
 const system = systemPostgres();

@@ -7,8 +7,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
-import { type PostgresServer, startPostgres, startPostgresOn, waitFor } from "../support/postgres-server.ts";
+import { type PostgresServer, startPostgres, startPostgresOn } from "../support/postgres-server.ts";
 import { directoryRepository, everyS3Repository, type TestRepository } from "../support/repositories.ts";
+import { waitFor } from "../support/wait-for.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
 
 const walb = await walbBinary();

@@ -11,6 +11,7 @@ import { giveTo, type RunAs, serverAccount, shortTemporaryDirectory } from "./ac
 import { NEWEST_MAJOR, type PostgresBinaries, postgresBinaries, systemPostgres } from "./postgres-binaries.ts";
 import { killLeftovers, processesBelow, processIsAlive, removeSharedMemory } from "./process-tree.ts";
 import { baseEnvironment, type ProgramResult, type RunOptions, runProgram } from "./run-program.ts";
+import { type Falsy, type WaitOptions, waitFor } from "./wait-for.ts";
 
 export type Settings = Readonly<Record<string, string | number | boolean>>;
 
@@ -356,29 +357,6 @@ export class PostgresServer implements AsyncDisposable {
 export interface ServerExit {
   readonly exitCode: number | null;
   readonly signal: NodeJS.Signals | null;
-}
-
-type Falsy = undefined | null | false | 0 | "";
-
-export interface WaitOptions {
-  readonly timeoutMs?: number;
-  readonly intervalMs?: number;
-  /** For the message: what is waited for. */
-  readonly what?: string;
-}
-
-/** Asks until the answer is truthy, and returns it. @throws Error  the time is up, or the question itself failed */
-export async function waitFor<T>(
-  predicate: () => T | Promise<T>,
-  { timeoutMs = 30_000, intervalMs = 50, what = "the expected state" }: WaitOptions = {},
-): Promise<Exclude<T, Falsy>> {
-  const deadline = performance.now() + timeoutMs;
-  for (;;) {
-    const answer = await predicate();
-    if (answer) return answer as Exclude<T, Falsy>;
-    if (performance.now() > deadline) throw new Error(`waited ${timeoutMs} ms in vain for ${what}`);
-    await Bun.sleep(intervalMs);
-  }
 }
 
 /** Marks a server's processes in their environment, so that what it leaves in the background is found again. */

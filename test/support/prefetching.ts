@@ -3,7 +3,8 @@ import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "./account.ts";
 import type { Environment } from "./backups.ts";
-import { type PostgresServer, type Settings, startPostgres, startPostgresOn, waitFor } from "./postgres-server.ts";
+import { type PostgresServer, type Settings, startPostgres, startPostgresOn } from "./postgres-server.ts";
+import { waitFor } from "./wait-for.ts";
 import { walbBinary } from "./walb.ts";
 
 /** Where the prefetcher keeps segments, below pg_wal. */

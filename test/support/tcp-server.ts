@@ -5,8 +5,8 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { giveTo } from "./account.ts";
 import type { PostgresServer } from "./postgres-server.ts";
-import { waitFor } from "./postgres-server.ts";
 import { runProgram } from "./run-program.ts";
+import { waitFor } from "./wait-for.ts";
 
 export interface TcpServer extends AsyncDisposable {
   readonly port: number;

@@ -29,5 +29,5 @@ test("loadZstdAddon() decompresses frames that stand one behind the other", asyn
 
 test("loadZstdAddon() rejects what is not zstd", async () => {
   const { decompress } = await loadZstdAddon();
-  expect(decompress(Buffer.from("not zstd at all"))).rejects.toThrow();
+  await expect(decompress(Buffer.from("not zstd at all"))).rejects.toThrow();
 });

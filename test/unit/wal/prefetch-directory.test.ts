@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { DestinationError } from "../../../src/errors.ts";
 import { PrefetchDirectory } from "../../../src/wal/prefetch-directory.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
+import { waitFor } from "../../support/wait-for.ts";
 import { walContent } from "../../support/wal-content.ts";
 
 const A = "000000010000000000000001";
@@ -114,10 +115,10 @@ describe("take()", () => {
     await using site = await setUp();
     await mkdir(site.path);
     await chmod(site.path, 0o777);
-    expect(site.directory.take(A, site.destination, 0)).rejects.toThrow(DestinationError);
+    await expect(site.directory.take(A, site.destination, 0)).rejects.toThrow(DestinationError);
     const link = `${site.path}.link`;
     await symlink(site.path, link);
-    expect(new PrefetchDirectory(link, "").take(A, site.destination, 0)).rejects.toThrow(DestinationError);
+    await expect(new PrefetchDirectory(link, "").take(A, site.destination, 0)).rejects.toThrow(DestinationError);
   });
 });
 
@@ -200,12 +201,13 @@ describe("claim()", () => {
 test.if(process.platform === "linux")("a killed process that nobody has asked for is dead", async () => {
   await using site = await setUp();
   await site.directory.create(A);
-  // The shell tells the number of a child that has ended, becomes another program, and never asks for it.
-  const parent = Bun.spawn(["/bin/sh", "-c", "sh -c 'exit 0' & echo $!; exec sleep 10"], { stdout: "pipe" });
+  // A shell asks for children that end while it is one: so it becomes another program first, which never asks.
+  const parent = Bun.spawn(["/bin/sh", "-c", "sleep 60 & echo $!; exec sleep 60"], { stdout: "pipe" });
   const { value } = await parent.stdout.getReader().read();
   const zombie = new TextDecoder().decode(value).trim();
-  await Bun.sleep(200);
-  expect(await readFile(`/proc/${zombie}/stat`, "utf8")).toContain(") Z ");
+  await waitFor(async () => (await readFile(`/proc/${parent.pid}/comm`, "utf8")) === "sleep\n");
+  process.kill(Number(zombie), "SIGKILL");
+  await waitFor(async () => (await readFile(`/proc/${zombie}/stat`, "utf8")).includes(") Z "));
   await writeFile(join(site.path, "prefetcher"), zombie);
   expect(await site.directory.prefetcher()).toBe("dead");
   parent.kill("SIGKILL");

@@ -5,8 +5,8 @@ import { NotFoundError, StorageError } from "../../../src/errors.ts";
 import type { SegmentSize, WalFile } from "../../../src/postgres/wal-segment.ts";
 import { prefetchWal } from "../../../src/wal/prefetch.ts";
 import { PrefetchDirectory } from "../../../src/wal/prefetch-directory.ts";
-import { waitFor } from "../../support/postgres-server.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
+import { waitFor } from "../../support/wait-for.ts";
 import { MiB, SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
 
 const segment = (n: number, timeline = 1) =>
