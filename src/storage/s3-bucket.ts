@@ -1,0 +1,159 @@
+/**
+ * One bucket, asked until it answers: every request to S3 goes through ask(). What is asked stands in s3-read.ts,
+ * s3-write.ts, s3-list.ts and s3-delete.ts.
+ */
+import type { S3Client } from "@aws-sdk/client-s3";
+import { abortableDelay } from "../system/delay.ts";
+import type { Log } from "../system/log.ts";
+import { checkKey } from "./object-key.ts";
+import type { ObjectKey } from "./object-store.ts";
+import { type Attempts, type RetryOptions, retrying } from "./retry.ts";
+import { answerOf, BadAnswerError, EXPIRED_CODES, failureOf, verdictOf } from "./s3-answer.ts";
+import type { S3ClientOptions } from "./s3-client.ts";
+
+export interface S3BucketOptions extends S3ClientOptions {
+  /** Without slashes at its ends; empty for the whole bucket. */
+  readonly prefix: string;
+  readonly signal: AbortSignal;
+  readonly log: Log;
+  /** SSE-C: 32 bytes, needed for reading too. */
+  readonly customerKey?: Uint8Array | undefined;
+
+  /** Default 5 minutes. */
+  readonly retryDeadlineMs?: number | undefined;
+  readonly now?: (() => number) | undefined;
+  readonly random?: (() => number) | undefined;
+  readonly delay?: ((ms: number, signal: AbortSignal) => Promise<void>) | undefined;
+}
+
+/** What a stop by signal still gets for taking back what was begun. */
+export const CLEANUP_MS = 5000;
+
+/** For the SDK's send(). */
+type Abort = { readonly abortSignal: AbortSignal };
+
+export class S3Bucket {
+  readonly location: string;
+  readonly client: S3Client;
+  readonly name: string;
+  /** Empty, or ending in "/". */
+  readonly prefix: string;
+  /** SSE-C's parameters: needed to read as well as to write. */
+  readonly customerKey: { SSECustomerAlgorithm?: string; SSECustomerKey?: string };
+  readonly signal: AbortSignal;
+  readonly log: Log;
+  readonly #options: S3BucketOptions;
+
+  constructor(options: S3BucketOptions, client: S3Client) {
+    const { bucket, prefix, customerKey, signal, log } = options;
+    this.#options = options;
+    this.client = client;
+    this.name = bucket;
+    this.prefix = prefix === "" ? "" : `${prefix}/`;
+    this.location = `s3://${bucket}${prefix && `/${prefix}`}`;
+    this.customerKey = customerKey
+      ? { SSECustomerAlgorithm: "AES256", SSECustomerKey: Buffer.from(customerKey).toString("base64") }
+      : {};
+    this.signal = signal;
+    this.log = log;
+  }
+
+  /** The same bucket for taking back what was begun, whatever stopped the work. */
+  forCleanup(): S3Bucket {
+    const options = { ...this.#options, signal: AbortSignal.timeout(CLEANUP_MS), retryDeadlineMs: CLEANUP_MS };
+    return new S3Bucket(options, this.client);
+  }
+
+  urlOf(key: ObjectKey): string {
+    return `s3://${this.name}/${this.prefix}${key}`;
+  }
+
+  /** @throws UsageError  the key is none that a store may have */
+  addressOf(key: ObjectKey): { readonly Bucket: string; readonly Key: string } {
+    checkKey(key);
+    return { Bucket: this.name, Key: this.prefix + key };
+  }
+
+  /**
+   * Sends until it succeeds or trying makes no more sense.
+   *
+   * @param action  "could not …", for the message
+   * @param signal  in place of the bucket's
+   * @throws a Failure, or the reason of the signal
+   */
+  async ask<Answer>(
+    action: string,
+    work: (abort: Abort) => Promise<Answer>,
+    { signal = this.signal, deadlineMs }: { signal?: AbortSignal; deadlineMs?: number } = {},
+  ): Promise<Answer> {
+    let attempts: Attempts | undefined;
+    let isRenewed = false;
+    try {
+      return await retrying(this.retryOptions(signal, deadlineMs), async (all) => {
+        attempts = all;
+        try {
+          return await work({ abortSignal: signal });
+        } catch (error) {
+          if (isRenewed || !EXPIRED_CODES.has(answerOf(error).code ?? "") || !(await this.#renewCredentials()))
+            throw error;
+          isRenewed = true;
+          return await work({ abortSignal: signal });
+        }
+      });
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      throw this.failure(action, error, attempts);
+    }
+  }
+
+  retryOptions(signal: AbortSignal, deadlineMs?: number): RetryOptions {
+    const {
+      retryDeadlineMs = 300_000,
+      now = () => performance.now(),
+      random = Math.random,
+      delay = abortableDelay,
+    } = this.#options;
+    return {
+      deadlineMs: deadlineMs ?? retryDeadlineMs,
+      signal,
+      now,
+      random,
+      delay,
+      verdictOf,
+      onRetry: (error: unknown, waitMs: number) => {
+        const { status, code } = answerOf(error);
+        this.log.debug(
+          `asking ${this.location} again in ${Math.round(waitMs)} ms: ${[status, code].filter(Boolean).join(" ") || "no answer"}`,
+        );
+      },
+    };
+  }
+
+  failure(action: string, error: unknown, attempts: Attempts | undefined): unknown {
+    const { endpoint, secretAccessKey, sessionToken } = this.#options;
+    return failureOf(error, {
+      action,
+      bucket: this.name,
+      endpoint: endpoint === undefined ? undefined : new URL(endpoint).origin,
+      attempts: attempts?.failures ?? 1,
+      elapsedMs: attempts?.failingForMs ?? 0,
+      secrets: [secretAccessKey, sessionToken, this.customerKey.SSECustomerKey].filter((text) => text !== undefined),
+    });
+  }
+
+  /** @returns whether there are others now */
+  async #renewCredentials(): Promise<boolean> {
+    const provider = this.client.config.credentials as (options?: {
+      forceRefresh?: boolean;
+    }) => Promise<{ sessionToken?: string }>;
+    const old = await provider();
+    const renewed = await provider({ forceRefresh: true });
+    return renewed.sessionToken !== old.sessionToken;
+  }
+}
+
+/** @throws BadAnswerError  the store gave none */
+export function sizeOf(size: number | undefined): number {
+  if (size !== undefined && Number.isSafeInteger(size) && size >= 0) return size;
+  throw new BadAnswerError(`the store gave ${size} as the size of an object`);
+}

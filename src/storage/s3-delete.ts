@@ -1,0 +1,92 @@
+/** Deleting objects of a bucket: in batches where the store knows them, and what was refused is told key by key. */
+import { DeleteObjectCommand, DeleteObjectsCommand } from "@aws-sdk/client-s3";
+import { AccessError, Failure, NotFoundError, StorageError } from "../errors.ts";
+import { forEachAtOnce } from "../system/pool.ts";
+import { checkKey } from "./object-key.ts";
+import type { ObjectKey } from "./object-store.ts";
+import { answerOf, BadAnswerError } from "./s3-answer.ts";
+import type { S3Bucket } from "./s3-bucket.ts";
+
+/** DeleteObjects in S3's API Reference. */
+const MAX_KEYS_PER_DELETE = 1000;
+const DELETES_AT_ONCE = 8;
+
+interface Refusal {
+  readonly key: ObjectKey;
+  readonly code: string;
+  readonly text: string;
+}
+
+export async function deleteObjects(bucket: S3Bucket, keys: readonly ObjectKey[]): Promise<void> {
+  keys.forEach(checkKey);
+  const refused: Refusal[] = [];
+  for (let at = 0; at < keys.length; at += MAX_KEYS_PER_DELETE) {
+    refused.push(...(await deleteBatch(bucket, keys.slice(at, at + MAX_KEYS_PER_DELETE))));
+  }
+  if (refused.length === 0) return;
+  const shown = refused
+    .slice(0, 5)
+    .map(({ key, code, text }) => `"${bucket.urlOf(key)}" (${[code, text].filter(Boolean).join(": ")})`);
+  const more = refused.length > shown.length ? ` and ${refused.length - shown.length} more` : "";
+  const Kind = refused.every(({ code }) => code === "AccessDenied") ? AccessError : StorageError;
+  throw new Kind(`could not delete ${refused.length} of ${keys.length} objects`, {
+    detail: `Still there: ${shown.join(", ")}${more}.`,
+    hint:
+      Kind === AccessError
+        ? "Deleting needs credentials that may s3:DeleteObject, and no retention rule on the bucket."
+        : "Run the command again; objects that are already gone are skipped.",
+  });
+}
+
+/** A DeleteObjects that removed nothing still answers 200; each refusal is listed in Errors. */
+async function deleteBatch(bucket: S3Bucket, keys: readonly ObjectKey[]): Promise<readonly Refusal[]> {
+  const action = `could not delete ${keys.length} objects below "${bucket.location}"`;
+  // MD5 is what S3 asked for before it knew other checksums; every service understands it.
+  const Delete = { Quiet: true, Objects: keys.map((key) => ({ Key: bucket.prefix + key })) };
+  const batch = { Bucket: bucket.name, Delete, ChecksumAlgorithm: "MD5" as const };
+  try {
+    const { Errors = [] } = await bucket.ask(action, async (abort) => {
+      const answer = await bucket.client.send(new DeleteObjectsCommand(batch), abort);
+      const passing = answer.Errors?.find(({ Code }) => Code === "InternalError" || Code === "SlowDown");
+      if (passing) throw new BadAnswerError(`${passing.Code} for "${passing.Key}"`);
+      return answer;
+    });
+    return Errors.filter(({ Code }) => Code !== "NoSuchKey").map(({ Key = "", Code = "", Message = "" }) => ({
+      key: Key.slice(bucket.prefix.length),
+      code: Code,
+      text: Message,
+    }));
+  } catch (error) {
+    // MinIO refuses key by key, Ceph RGW the whole batch (measured).
+    if (answerOf(causeOf(error)).code === "AccessDenied")
+      return keys.map((key) => ({ key, code: "AccessDenied", text: "" }));
+    if (!isNotImplemented(error)) throw error;
+    return await deleteOneByOne(bucket, keys);
+  }
+}
+
+async function deleteOneByOne(bucket: S3Bucket, keys: readonly ObjectKey[]): Promise<readonly Refusal[]> {
+  const refused: Refusal[] = [];
+  await forEachAtOnce(DELETES_AT_ONCE, keys, async (key) => {
+    try {
+      await bucket.ask(`could not delete "${bucket.urlOf(key)}"`, (abort) =>
+        bucket.client.send(new DeleteObjectCommand(bucket.addressOf(key)), abort),
+      );
+    } catch (error) {
+      if (error instanceof NotFoundError) return;
+      if (!(error instanceof AccessError)) throw error;
+      refused.push({ key, code: "AccessDenied", text: "" });
+    }
+  });
+  return refused;
+}
+
+/** What the SDK threw, below the Failure that ask() made of it. */
+function causeOf(error: unknown): unknown {
+  return error instanceof Failure ? error.cause : error;
+}
+
+function isNotImplemented(error: unknown): boolean {
+  const { status, code } = answerOf(causeOf(error));
+  return status === 501 || status === 405 || code === "NotImplemented" || code === "MethodNotAllowed";
+}
