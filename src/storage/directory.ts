@@ -7,20 +7,13 @@
  * whether another user may read the archive on a shared mount. Memory: what the caller hands over, and one buffer for each stream.
  */
 import { constants, type Dirent } from "node:fs";
-import { type FileHandle, link, lstat, mkdir, open, readdir, rename, rm, stat, unlink } from "node:fs/promises";
+import { type FileHandle, lstat, open, readdir, rename, stat, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
-import {
-  AccessError,
-  Failure,
-  IntegrityError,
-  NotFoundError,
-  reasonOf,
-  StorageError,
-  systemCodeOf,
-  UsageError,
-} from "../errors.ts";
-import { checkKey, compareKeys } from "./object-key.ts";
+import { type Failure, IntegrityError, NotFoundError, reasonOf, StorageError, UsageError } from "../errors.ts";
+import { failureOf, ignoreAbsence, isAbsence } from "./directory-failure.ts";
+import { DirectoryUpload, syncDirectory, TEMPORARY, TemporaryFile, type Writing } from "./directory-write.ts";
+import { baseName, checkKey, compareKeys } from "./object-key.ts";
 import type {
   ObjectEntry,
   ObjectKey,
@@ -38,12 +31,7 @@ export interface DirectoryStoreOptions {
   readonly signal: AbortSignal;
 }
 
-/** Names of files that are being written. Lists leave them out, and nothing else of ours begins with a dot. */
-const TEMPORARY = /^\.wal-b\.[0-9a-f-]{36}\.(.+)$/;
 const READ_BYTES = 1024 * 1024;
-
-/** Without hard links (some network file systems) the same promise cannot be kept. */
-const NO_LINKS = new Set(["EPERM", "ENOTSUP", "EOPNOTSUPP", "ENOSYS", "EMLINK"]);
 
 /**
  * Opens the store.
@@ -335,180 +323,6 @@ class DirectoryStore implements ObjectStore {
     );
     return found && { key, sizeBytes: found.size, lastModified: found.mtime };
   }
-}
-
-/** What writing a file needs of its store. */
-interface Writing {
-  readonly root: string;
-  readonly key: ObjectKey;
-  readonly signal: AbortSignal;
-  named<Result>(work: () => Promise<Result>): Promise<Result>;
-  checkRoot(): Promise<void>;
-}
-
-class DirectoryUpload implements ObjectUpload {
-  readonly #file: TemporaryFile;
-
-  constructor(file: TemporaryFile) {
-    this.#file = file;
-  }
-
-  write(bytes: Uint8Array): Promise<void> {
-    return this.#file.write(bytes);
-  }
-
-  async complete(): Promise<"created" | "exists"> {
-    let outcome: "created" | "exists" = "created";
-    await this.#file.publish(async (from, to) => {
-      try {
-        await link(from, to);
-      } catch (error) {
-        if (systemCodeOf(error) === "EEXIST") outcome = "exists";
-        else if (NO_LINKS.has(systemCodeOf(error) ?? "")) throw noLinks(to, error);
-        else throw error;
-      }
-    });
-    return outcome;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#file[Symbol.asyncDispose]();
-  }
-}
-
-/** A file on its way to a key. Disposing it before publish() removes it. */
-class TemporaryFile implements AsyncDisposable {
-  readonly #to: Writing;
-  readonly #path: string;
-  readonly #finalPath: string;
-  #file: FileHandle | undefined;
-  #state: "open" | "closed" = "open";
-
-  constructor(to: Writing) {
-    const finalPath = join(to.root, to.key);
-    this.#to = to;
-    this.#finalPath = finalPath;
-    this.#path = join(dirname(finalPath), `.wal-b.${crypto.randomUUID()}.${baseName(to.key)}`);
-  }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    await this.#to.named(async () => {
-      const file = await this.#opened();
-      for (let at = 0; at < bytes.byteLength; ) {
-        const { bytesWritten } = await file.write(bytes, at, bytes.byteLength - at);
-        at += bytesWritten;
-      }
-    });
-  }
-
-  /** @param give  gives the complete and durable file its name */
-  async publish(give: (from: string, to: string) => Promise<void>): Promise<void> {
-    await this.#to.named(async () => {
-      const file = await this.#opened();
-      await file.sync();
-      await file.close();
-      this.#file = undefined;
-      this.#to.signal.throwIfAborted();
-      await give(this.#path, this.#finalPath);
-      await unlink(this.#path).catch(ignoreAbsence);
-      this.#state = "closed";
-      // A name that another writer gave may not be durable yet either.
-      await syncDirectory(dirname(this.#finalPath));
-    });
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#state === "closed") return;
-    this.#state = "closed";
-    await this.#file?.close().catch(() => {});
-    // What cannot be removed is found by listUnfinishedUploads().
-    await rm(this.#path, { force: true }).catch(() => {});
-  }
-
-  async #opened(): Promise<FileHandle> {
-    if (this.#state === "closed") throw new Error("the upload is closed");
-    if (this.#file) return this.#file;
-    await this.#to.checkRoot();
-    await makeDirectory(this.#to.root, dirname(this.#to.key));
-    this.#file = await open(this.#path, "wx", 0o666);
-    return this.#file;
-  }
-}
-
-/** Creates what is missing below the root, never the root, and makes each new name durable. */
-async function makeDirectory(root: string, below: string): Promise<void> {
-  let path = root;
-  for (const step of below === "." ? [] : below.split("/")) {
-    const parent = path;
-    path = join(path, step);
-    try {
-      await mkdir(path);
-    } catch (error) {
-      if (systemCodeOf(error) !== "EEXIST") throw error;
-      continue;
-    }
-    await syncDirectory(parent);
-  }
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const directory = await open(path, constants.O_RDONLY | constants.O_DIRECTORY);
-  try {
-    await directory.sync();
-  } catch (error) {
-    // Some network file systems know no fsync of a directory, and are durable by their own rules.
-    if (systemCodeOf(error) !== "EINVAL" && systemCodeOf(error) !== "ENOTSUP") throw error;
-  } finally {
-    await directory.close();
-  }
-}
-
-function failureOf(action: string, error: unknown): unknown {
-  const code = systemCodeOf(error);
-  if (error instanceof Failure || code === undefined || !/^E[A-Z0-9]+$/.test(code)) return error;
-  const detail = `${reasonOf(error)}.`;
-  switch (code) {
-    case "ENOSPC":
-    case "EDQUOT":
-      return new StorageError(action, {
-        detail,
-        hint: "The disk of the repository is full: free space, or delete old backups.",
-        cause: error,
-      });
-    case "EROFS":
-      return new StorageError(action, { detail, hint: "The repository is mounted read-only.", cause: error });
-    case "EACCES":
-    case "EPERM":
-      return new AccessError(action, {
-        detail,
-        hint: "Check the owner and the mode of the repository's directories.",
-        cause: error,
-      });
-    default:
-      return new StorageError(action, { detail, cause: error });
-  }
-}
-
-function noLinks(path: string, cause: unknown): StorageError {
-  return new StorageError(`could not write "${path}"`, {
-    detail: `${reasonOf(cause)}. The file system has no hard links, which give a file its name without overwriting another.`,
-    hint: "Put the repository on a file system with hard links, or use S3.",
-    cause,
-  });
-}
-
-function isAbsence(error: unknown): boolean {
-  const code = systemCodeOf(error);
-  return code === "ENOENT" || code === "ENOTDIR";
-}
-
-function ignoreAbsence(error: unknown): undefined {
-  if (!isAbsence(error)) throw error;
-  return undefined;
-}
-
-function baseName(key: string): string {
-  return key.slice(key.lastIndexOf("/") + 1);
 }
 
 function split(prefix: string): { directory: string; namePrefix: string } {

@@ -24,3 +24,8 @@ export function checkKey(key: string): void {
 export function compareKeys(a: string, b: string): number {
   return Buffer.compare(Buffer.from(a), Buffer.from(b));
 }
+
+/** What stands behind the last "/". */
+export function baseName(key: string): string {
+  return key.slice(key.lastIndexOf("/") + 1);
+}
