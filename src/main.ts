@@ -6,12 +6,19 @@
  */
 import { writeSync } from "node:fs";
 import { constants } from "node:os";
+import { isatty } from "node:tty";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
 import { DestinationError, exitCodeOf, InterruptedError, NotFoundError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
+import { StatusLine } from "./system/status-line.ts";
 
 const words = process.argv.slice(2);
 const stop = new AbortController();
+/** Asked for its width only when it shows something: making the stream takes 2 ms. */
+const statusLine = new StatusLine(
+  (text) => writeFully(2, text),
+  () => process.stderr.columns,
+);
 
 // PostgreSQL expects 128 + signal from a command it interrupted. A plain 1 from restore_command would read as "end of
 // archive" (PostgreSQL, xlogarchive.c, RestoreArchivedFile).
@@ -41,6 +48,9 @@ async function run(): Promise<number> {
         write: writeOutput,
       },
       writeLog: writeMessage,
+      get statusLine() {
+        return isatty(2) && process.env["TERM"] !== "dumb" ? statusLine : undefined;
+      },
     });
     return 0;
   } catch (error) {
@@ -103,7 +113,7 @@ function writeOutput(text: string): void {
 /** Nobody can be told that telling failed. */
 function writeMessage(record: string): void {
   try {
-    writeFully(2, `${record}\n`);
+    statusLine.writeAbove(record);
   } catch {
     // The outcome stays what it is.
   }

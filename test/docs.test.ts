@@ -119,6 +119,7 @@ async function outputOf(argv: readonly string[]): Promise<string> {
     writeLog: (record) => {
       throw new Error(record);
     },
+    statusLine: undefined,
   });
   return output.join("");
 }

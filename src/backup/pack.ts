@@ -14,8 +14,11 @@ import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import type { BackupUpload, PartWriter } from "../repository/backup-upload.ts";
 import type { FilesMetadataWriter } from "../repository/files-metadata.ts";
 import { PG_CONTROL_PART, partName } from "../repository/keys.ts";
+import { type Log, SILENT } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
+import type { Progress, StartProgress } from "../system/progress.ts";
 import type { RateLimit } from "../system/rate-limit.ts";
+import { countBeside } from "./estimate.ts";
 import { openDataFile } from "./read-file.ts";
 
 export interface PackContext {
@@ -24,6 +27,8 @@ export interface PackContext {
   readonly filesMetadata: FilesMetadataWriter;
   readonly totals: Totals;
   readonly readRate: RateLimit;
+  readonly startProgress: StartProgress;
+  readonly log: Log;
   /** Aborted when the backup cannot succeed any more. */
   readonly signal: AbortSignal;
 }
@@ -47,12 +52,16 @@ export interface Totals {
 
 export const noTotals = (): Totals => ({ files: 0, parts: 0, objects: 0, contentBytes: 0, storedBytes: 0 });
 
+/** @param walk  the entries, each time anew; what is odd about them is told to the log once */
 export async function packParts(
-  entries: AsyncIterable<DataEntry>,
+  walk: (log: Log) => AsyncIterable<DataEntry>,
   limits: PackLimits,
-  context: PackContext,
+  packing: PackContext,
 ): Promise<void> {
-  const source = entries[Symbol.asyncIterator]();
+  using progress = packing.startProgress("copied");
+  await using _ = countBeside(walk(SILENT), progress);
+  const context = { ...packing, progress };
+  const source = walk(packing.log)[Symbol.asyncIterator]();
   const ended = { yes: false };
   const take = async () => {
     const next = ended.yes ? undefined : await source.next();
@@ -80,10 +89,14 @@ export async function packParts(
   }
 }
 
+interface PartContext extends PackContext {
+  readonly progress: Progress;
+}
+
 /** One part with the entries that `fill` adds; add() returns how many bytes of files it holds by then. */
 async function packPart(
   part: string,
-  context: PackContext,
+  context: PartContext,
   fill: (add: (entry: DataEntry) => Promise<number>) => Promise<void>,
 ): Promise<void> {
   const files: { memberName: string; modifiedAt: Date }[] = [];
@@ -156,7 +169,7 @@ export async function fileModeOf(dataDirectory: string): Promise<number> {
 async function addFile(
   entry: DataFile,
   writer: PartWriter,
-  { manifest, totals, readRate, signal }: PackContext,
+  { manifest, totals, readRate, progress, signal }: PartContext,
 ): Promise<Date | undefined> {
   await using file = await openDataFile(entry.absolutePath);
   if (file === undefined) return undefined;
@@ -167,6 +180,7 @@ async function addFile(
     for await (const bytes of file.content(signal)) {
       await readRate.take(bytes.byteLength, signal);
       hash.update(bytes);
+      progress.advance(bytes.byteLength);
       yield bytes;
     }
   };

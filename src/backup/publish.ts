@@ -2,6 +2,7 @@
 import { formatLsn } from "../postgres/lsn.ts";
 import type { Sentinel } from "../repository/sentinel.ts";
 import type { Log } from "../system/log.ts";
+import { formatBytes } from "../system/quantity.ts";
 import type { PackContext } from "./pack.ts";
 
 /** What the server, or pg_control of a stopped one, says of the backup. */
@@ -72,9 +73,7 @@ export async function publishBackup(
   };
   await upload.publish(sentinel);
   context.log.info(
-    `backup "${upload.name}" finished at ${formatLsn(stopLsn)}: ${totals.files} files, ${mebibytes(totals.contentBytes)}, stored as ${mebibytes(totals.storedBytes)}`,
+    `backup "${upload.name}" finished at ${formatLsn(stopLsn)}: ${totals.files} files, ${formatBytes(totals.contentBytes)}, stored as ${formatBytes(totals.storedBytes)}`,
   );
   return { name: upload.name, sentinel };
 }
-
-const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;

@@ -21,6 +21,7 @@ import {
 import { beginBackupUpload } from "../repository/backup-upload.ts";
 import { FilesMetadataWriter } from "../repository/files-metadata.ts";
 import { backupNameOf } from "../repository/keys.ts";
+import type { Log } from "../system/log.ts";
 import { noTotals, type PackContext, packParts, packPgControl } from "./pack.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
 import type { BackupPushContext } from "./push.ts";
@@ -43,18 +44,19 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
     filesMetadata: new FilesMetadataWriter(),
     totals: noTotals(),
     readRate: context.readRate,
+    startProgress: context.startProgress,
+    log,
     signal,
   };
-  const tablespaces: { oid: string; location: string }[] = [];
+  const tablespaces = new Map<number, string>();
   const versionDirectory = tablespaceVersionDirectory(majorVersion, control.catalogVersion);
-  const walk = walkDataDirectory(dataDirectory, { versionDirectory, wal: "include", log });
-  const needed = async function* () {
-    for await (const entry of walk) {
-      if (entry.kind === "tablespace") tablespaces.push({ oid: String(entry.oid), location: entry.linkTarget });
+  const needed = async function* (to: Log) {
+    for await (const entry of walkDataDirectory(dataDirectory, { versionDirectory, wal: "include", log: to })) {
+      if (entry.kind === "tablespace") tablespaces.set(entry.oid, entry.linkTarget);
       if (isNeeded(entry, control, size)) yield entry;
     }
   };
-  await packParts(needed(), context.limits, pack);
+  await packParts(needed, context.limits, pack);
   await packPgControl(dataDirectory, pack, now());
   // A server that was started meanwhile has changed files under our hands.
   refuseRunningServer(dataDirectory);
@@ -70,7 +72,7 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
     segmentSize: size,
     startedAt,
     dataDirectory,
-    tablespaces,
+    tablespaces: [...tablespaces].map(([oid, location]) => ({ oid: String(oid), location })),
   };
   return await publishBackup(facts, pack, context);
 }

@@ -26,6 +26,7 @@ import type { OverwriteProof } from "../repository/overwrite-proof.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
+import type { StartProgress } from "../system/progress.ts";
 import type { RateLimit } from "../system/rate-limit.ts";
 import {
   fileModeOf,
@@ -53,6 +54,7 @@ export interface BackupPushContext {
   readonly processId: number;
   readonly version: string;
   readonly log: Log;
+  readonly startProgress: StartProgress;
   readonly signal: AbortSignal;
   readonly now: () => Date;
 }
@@ -85,10 +87,13 @@ export async function pushBackup(
     filesMetadata: new FilesMetadataWriter(),
     totals: noTotals(),
     readRate: context.readRate,
+    startProgress: context.startProgress,
+    log,
     signal,
   };
   const versionDirectory = await versionDirectoryOf(dataDirectory, session);
-  await packParts(walkDataDirectory(dataDirectory, { versionDirectory, wal: "exclude", log }), context.limits, pack);
+  const walk = (to: Log) => walkDataDirectory(dataDirectory, { versionDirectory, wal: "exclude", log: to });
+  await packParts(walk, context.limits, pack);
   await packPgControl(dataDirectory, pack, now());
 
   const stopped = await session.stop();

@@ -84,7 +84,7 @@ async function pushOffline(words: Words, context: CommandContext) {
 async function pushContext(
   { store, archive, proof, zstd }: import("./open-repository.ts").Repository,
   words: Words,
-  { settings, log, signal, now }: CommandContext,
+  { settings, log, startProgress, signal, now }: CommandContext,
 ) {
   return {
     store,
@@ -99,6 +99,7 @@ async function pushContext(
     processId: process.pid,
     version: VERSION,
     log,
+    startProgress,
     signal,
     now,
   };

@@ -3,6 +3,7 @@
 import type { Environment } from "../config/envdir.ts";
 import type { SettingName, Settings } from "../config/settings.ts";
 import type { Log } from "../system/log.ts";
+import type { StartProgress } from "../system/progress.ts";
 
 /** A word of the command line. Values come as text and are checked where they are used, so that messages agree. */
 export interface Option {
@@ -55,6 +56,7 @@ export interface CommandContext {
   readonly workingDirectory: string;
   readonly now: () => Date;
   readonly output: Output;
+  readonly startProgress: StartProgress;
 }
 
 /** Standard output: results, as opposed to messages. */

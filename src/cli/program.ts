@@ -3,6 +3,8 @@ import { type Environment, readEnvdir } from "../config/envdir.ts";
 import { loadSettings, SETTINGS, type SettingName } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
 import { createLog, type LogLevel } from "../system/log.ts";
+import { progressIn, repeat } from "../system/progress.ts";
+import type { StatusLine } from "../system/status-line.ts";
 import { backupFetch } from "./backup-fetch.ts";
 import { backupList } from "./backup-list.ts";
 import { backupMark } from "./backup-mark.ts";
@@ -73,6 +75,8 @@ export interface ProgramEdge {
   readonly output: Output;
   /** Takes one record of the log. */
   readonly writeLog: (record: string) => void;
+  /** Where records go to a terminal. */
+  readonly statusLine: StatusLine | undefined;
 }
 
 /**
@@ -116,6 +120,14 @@ function contextOf(command: Command, words: ParsedWords, edge: ProgramEdge): Com
     workingDirectory: edge.workingDirectory,
     now: edge.now,
     output: edge.output,
+    startProgress: progressIn({
+      log,
+      get line() {
+        return level === "warning" || settings.logFormat === "json" ? undefined : edge.statusLine;
+      },
+      now: () => performance.now(),
+      every: repeat,
+    }),
   };
 }
 

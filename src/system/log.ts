@@ -19,6 +19,9 @@ export interface LogOptions {
   readonly now: () => Date;
 }
 
+/** For a second look at what is told the first time. */
+export const SILENT: Log = { error() {}, warning() {}, info() {}, debug() {} };
+
 const RANK: Record<LogLevel, number> = { error: 0, warning: 1, info: 2, debug: 3 };
 
 /** @param write  takes one record, without a line end; a text record may hold several lines */

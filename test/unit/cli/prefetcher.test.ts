@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { CommandContext, Words } from "../../../src/cli/command.ts";
 import { prefetchDirectoryOf, prefetcherFor, removeLeftovers } from "../../../src/cli/prefetcher.ts";
 import { loadSettings } from "../../../src/config/settings.ts";
+import { NO_PROGRESS } from "../../../src/system/progress.ts";
 import { recordingLog } from "../../support/expect-log.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
 import { SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
@@ -27,6 +28,7 @@ async function setUp(env: Readonly<Record<string, string>> = {}) {
     workingDirectory: directory.path,
     now: () => new Date(0),
     output: { isTerminal: false, write: () => {} },
+    startProgress: NO_PROGRESS,
   };
   const words: Words = { text: () => undefined, required: () => "", isSet: () => false, globalFlags: () => [] };
   const destination = join(directory.path, "pg_wal", "RECOVERYXLOG");

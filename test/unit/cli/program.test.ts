@@ -19,6 +19,7 @@ async function run(argv: readonly string[], env: ProgramEdge["env"] = {}, workin
     adoptVariables: () => {},
     output: { isTerminal: false, write: (text) => output.push(text) },
     writeLog: (record) => records.push(record),
+    statusLine: undefined,
   }).catch((error: unknown) => error);
   return { failure, output: output.join(""), records };
 }
