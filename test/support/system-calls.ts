@@ -1,0 +1,125 @@
+/**
+ * What a program asks of the operating system, watched and spoiled by strace: stopped behind every call whose effect others can
+ * see, or with a call that fails. What is on the disk while it is stopped is what kill -9 would leave.
+ */
+import { spawn } from "node:child_process";
+import { createInterface } from "node:readline";
+import { isProcessRunning } from "../../src/postgres/postmaster-pid.ts";
+import type { RunAs } from "./account.ts";
+import { baseEnvironment, type ProgramResult, type RunOptions } from "./run-program.ts";
+import { ensureProgram } from "./system-packages.ts";
+import { waitFor } from "./wait-for.ts";
+
+/** Calls that make, name, remove or make durable what another process could find. */
+export const VISIBLE_CALLS: readonly string[] = [
+  ...["mkdir", "mkdirat", "link", "linkat", "symlink", "symlinkat", "rename", "renameat", "renameat2"],
+  ...["unlink", "unlinkat", "rmdir", "fsync", "fdatasync"],
+];
+
+export interface Stop {
+  /** Calls carried out since the stop before, as strace writes them: `link("/from", "/to") = 0`. More than one where threads made them together. */
+  readonly calls: readonly string[];
+}
+
+export interface SteppedOptions extends Pick<RunOptions, "env" | "cwd"> {
+  readonly as?: RunAs;
+  readonly calls?: readonly string[];
+}
+
+/**
+ * Runs a program and stops it behind each of the calls; `look` sees the world as it is then, and decides.
+ *
+ * SIGSTOP arrives with the call's return, so the call itself is done, and nothing runs until SIGCONT.
+ */
+export async function runInSteps(
+  command: readonly string[],
+  { env, cwd, as, calls = VISIBLE_CALLS }: SteppedOptions,
+  look: (stop: Stop) => Promise<"go on" | "kill">,
+): Promise<ProgramResult & { readonly calls: readonly string[] }> {
+  const set = calls.join(",");
+  const child = await spawnTraced([`trace=${set}`, `inject=${set}:signal=SIGSTOP`], command, { env, cwd, as });
+  const carriedOut: string[] = [];
+  const unfinished = new Map<string, string>();
+  let seen = 0;
+  let killed: number | undefined;
+  let stopping = "";
+
+  for await (const line of createInterface({ input: child.trace })) {
+    const [, thread = "", text = ""] = /^(\d+) +(.*)$/.exec(line) ?? [];
+    const resumed = /^<\.\.\. \w+ resumed>(.*)$/.exec(text)?.[1];
+    if (text.endsWith("<unfinished ...>")) unfinished.set(thread, text.slice(0, -" <unfinished ...>".length));
+    else if (resumed !== undefined) carriedOut.push(`${unfinished.get(thread) ?? ""}${resumed}`);
+    else if (/^\w+\(/.test(text)) carriedOut.push(text);
+    else if (text.startsWith("--- SIGSTOP {") && text.includes("SI_KERNEL")) stopping = thread;
+    else if (text === "--- stopped by SIGSTOP ---" && thread === stopping) {
+      stopping = "";
+      const calls = carriedOut.slice(seen);
+      seen = carriedOut.length;
+      const verdict = await look({ calls }).catch((error: unknown) => {
+        process.kill(Number(thread), "SIGKILL");
+        throw error;
+      });
+      if (verdict === "kill") killed = Number(thread);
+      process.kill(Number(thread), verdict === "kill" ? "SIGKILL" : "SIGCONT");
+    }
+  }
+  const ended = await child.ended;
+  if (killed === undefined) return { ...ended, calls: carriedOut };
+  // strace may end before what it traced, and then with a failure of its own.
+  await waitFor(() => !isProcessRunning(killed ?? 0), { intervalMs: 5, what: "the killed program to end" });
+  return { ...ended, exitCode: null, signal: "SIGKILL", calls: carriedOut };
+}
+
+export interface FailingCall {
+  readonly call: string;
+  /** As the system names it: "ENOSPC". */
+  readonly error: string;
+  /** Only the calls with exactly this path, or with a descriptor of it. */
+  readonly path?: string;
+  /** Which one fails, counted in each thread by itself; all of them when left out. */
+  readonly when?: number;
+}
+
+/** Runs a program in which a call fails. `hit` is what failed, as strace writes it. */
+export async function runWithFailingCall(
+  command: readonly string[],
+  { call, error, path, when }: FailingCall,
+  { env, cwd, as }: SteppedOptions,
+): Promise<ProgramResult & { readonly hit: readonly string[] }> {
+  const inject = `inject=${call}:error=${error}${when === undefined ? "" : `:when=${when}`}`;
+  const only = path === undefined ? [] : [`-P${path}`];
+  const child = await spawnTraced([`trace=${call}`, inject], command, { env, cwd, as }, ["-y", ...only]);
+  const hit: string[] = [];
+  for await (const line of createInterface({ input: child.trace })) if (line.includes("(INJECTED)")) hit.push(line);
+  return { ...(await child.ended), hit };
+}
+
+async function spawnTraced(
+  expressions: readonly string[],
+  command: readonly string[],
+  { env, cwd, as }: SteppedOptions,
+  more: readonly string[] = [],
+) {
+  await ensureProgram("strace");
+  const quiet = ["-f", "-qq", "-s", "4096", ...more, "-o", "|cat >&3"];
+  const child = spawn("strace", [...quiet, ...expressions.flatMap((each) => ["-e", each]), ...command], {
+    cwd,
+    env: {
+      ...baseEnvironment(),
+      ...Object.fromEntries(Object.entries(env ?? {}).filter(([, value]) => value !== undefined)),
+    },
+    stdio: ["ignore", "pipe", "pipe", "pipe"],
+    ...(as && { uid: as.uid, gid: as.gid }),
+  });
+  const output = { stdout: "", stderr: "" };
+  for (const stream of ["stdout", "stderr"] as const)
+    child[stream]?.on("data", (chunk: Buffer) => {
+      output[stream] += chunk.toString("utf8");
+    });
+  const ended = new Promise<ProgramResult>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("close", (exitCode, signal) => resolve({ exitCode, signal, ...output, timedOut: false }));
+  });
+  ended.catch(() => undefined);
+  return { trace: child.stdio[3] as NodeJS.ReadableStream, ended };
+}
