@@ -54,7 +54,7 @@ async function start(args: readonly string[] = [], env: Readonly<Record<string, 
 
 test("a line is drawn over and over, and is gone before the last message", async () => {
   await using running = await start();
-  const DRAWN = /\rcopied [\d.]+ MiB of [\d.]+ MiB \(\d+ %\), [\d.]+ MiB\/s, \d+ (?:s|min) left\x1b\[K/g;
+  const DRAWN = /\rcopied [\d.]+ MiB of [\d.]+ MiB \(\d+ %\), [\d.]+ MiB\/s, \d+ (?:s|min) left/g;
   await server.waitFor(() => running.isOver() || (running.shown().match(DRAWN)?.length ?? 0) > 1, {
     what: "the line, twice",
   });
