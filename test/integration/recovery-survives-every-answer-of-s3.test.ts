@@ -6,11 +6,28 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { cp, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
-import { FAULTS, type Fault, type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
+import { type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
+import { faultNamed } from "../support/faults.ts";
 import { type PostgresServer, startPostgres, startPostgresOn } from "../support/postgres-server.ts";
 import { s3Repository, type TestRepository } from "../support/repositories.ts";
 import { anyS3Server } from "../support/s3-server.ts";
 import { walbBinary } from "../support/walb.ts";
+
+/** One of each kind that wal-fetch tells apart; wal-path-meets-every-fault.test.ts has all of them. */
+const FAULTS = [
+  "403 AccessDenied",
+  "404 NoSuchBucket",
+  "500 InternalError",
+  "503 SlowDown with Retry-After",
+  "a 404 page of a proxy",
+  "a 200 page of a proxy",
+  "a connection that is refused",
+  "a connection that is cut",
+  "half a body, then the end",
+  "a body with a byte changed",
+  "silence",
+].map((name) => ({ name, fault: faultNamed(name) }));
+const endingIn = (end: string) => ({ only: (request: string) => request.endsWith(end) });
 
 const { server: s3, stop } = await anyS3Server();
 const walb = await walbBinary();
@@ -98,11 +115,11 @@ describe.each([12, 15, 18])("PostgreSQL %i", (major) => {
     ...extra,
   });
 
-  test.each(FAULTS.map((fault) => [fault.name, fault] as const))(
+  test.each(FAULTS.map(({ name, fault }) => [name, fault] as const))(
     "recovery stops at %s, and has every row afterwards",
     async (_, fault) => {
       const directory = await copyOf(scene, "recovered", "recovery.signal");
-      proxy.arm(fault, `${scene.middle}.zst`);
+      await proxy.arm(fault, endingIn(`${scene.middle}.zst`));
       await using server = await startPostgresOn(directory, {
         settings: settings(),
         env: { ...scene.env, ...IMPATIENT },
@@ -117,7 +134,7 @@ describe.each([12, 15, 18])("PostgreSQL %i", (major) => {
       expect(log).not.toContain("selected new timeline ID");
       expect(await readdir(join(directory, "pg_wal"))).not.toContain("00000002.history");
 
-      proxy.arm(undefined);
+      await proxy.arm();
       await server.start();
       await server.waitFor(async () => (await server.psql("SELECT pg_is_in_recovery()")) === "f", {
         what: "the end of recovery",
@@ -128,7 +145,7 @@ describe.each([12, 15, 18])("PostgreSQL %i", (major) => {
 
   test("recovery stops when a timeline history cannot be asked for, so that no number is taken twice", async () => {
     const directory = await copyOf(scene, "recovered", "recovery.signal");
-    proxy.arm(FAULTS.find(({ name }) => name.startsWith("500")) as Fault, ".history.zst");
+    await proxy.arm(faultNamed("500 InternalError"), endingIn(".history.zst"));
     await using server = await startPostgresOn(directory, {
       settings: settings(),
       env: { ...scene.env, ...IMPATIENT },
@@ -138,25 +155,25 @@ describe.each([12, 15, 18])("PostgreSQL %i", (major) => {
     expect(await server.logText()).toContain(
       'could not restore file "00000002.history" from archive: child process exited with exit code 200',
     );
-    proxy.arm(undefined);
+    await proxy.arm();
   });
 
   test("a standby stays up through all of them and catches up", async () => {
     const directory = await copyOf(scene, "standby", "standby.signal");
-    proxy.arm(FAULTS[0], `${scene.middle}.zst`);
+    await proxy.arm(faultNamed("403 AccessDenied"), endingIn(`${scene.middle}.zst`));
     await using standby = await startPostgresOn(directory, {
       settings: settings({ hot_standby: "on", recovery_target_timeline: "current" }),
       env: { ...scene.env, ...IMPATIENT },
     });
-    for (const fault of FAULTS) {
-      proxy.arm(fault, `${scene.middle}.zst`);
+    for (const { name, fault } of FAULTS) {
+      await proxy.arm(fault, endingIn(`${scene.middle}.zst`));
       await standby.waitFor(async () => proxy.answered > 1, {
-        what: `the standby to meet ${fault.name}`,
+        what: `the standby to meet ${name}`,
         timeoutMs: 30_000,
       });
       expect(standby.isRunning).toBe(true);
     }
-    proxy.arm(undefined);
+    await proxy.arm();
     await standby.waitFor(async () => (await rowsOf(standby)) === scene.rows, { what: "the standby to catch up" });
     expect(await standby.psql("SELECT pg_is_in_recovery()")).toBe("t");
   });
@@ -166,7 +183,7 @@ test("where S3 hides absence behind a 403, recovery does not end, and the messag
   await using scene = await makeScene(18);
   const directory = await copyOf(scene, "recovered", "recovery.signal");
   // What S3 answers for a missing key to those who may not list the bucket.
-  proxy.arm(FAULTS[0], "00000002.history.zst");
+  await proxy.arm(faultNamed("403 AccessDenied"), endingIn("00000002.history.zst"));
   const env = { ...scene.env, ...IMPATIENT };
   const restore_command = `${walb} wal-fetch %f %p`;
   await using server = await startPostgresOn(directory, {
@@ -178,5 +195,5 @@ test("where S3 hides absence behind a 403, recovery does not end, and the messag
   const log = await server.logText();
   expect(log).toContain("403 AccessDenied");
   expect(log).toContain("Without s3:ListBucket, S3 answers so for an object that is not there, too");
-  proxy.arm(undefined);
+  await proxy.arm();
 });

@@ -1,91 +1,185 @@
 /**
- * A way to a real S3 server that answers in its place when it is told to. Requests pass through with their headers as they are,
- * so signatures stay right.
+ * A way to a real S3 server on which chosen requests meet a fault. All others pass through with their headers as they are, so
+ * signatures stay right. The faults themselves are in faults.ts.
  */
-import { request as ask, createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, type Server, type Socket } from "node:net";
+import { type Answer, answerText, forward, HttpReader, nameOfRequest, type RequestHead } from "./http-messages.ts";
 
-export interface Fault {
-  readonly name: string;
-  /** Takes the place of the server. Without one the request passes. */
-  readonly answer: (response: ServerResponse, request: IncomingMessage) => void;
+/** What happens to a request instead of passing through. What it neither answers nor ends stays without an answer. */
+export type Fault = (exchange: Exchange) => Promise<void>;
+
+export interface Where {
+  /** The first request that meets the fault, counted from 1 among those that are asked for with `only`. Default: 1. */
+  readonly from?: number;
+  /** How many requests meet it. Default: all from there on. */
+  readonly times?: number;
+  /** Requests as in `requests`. Default: all. */
+  readonly only?: (request: string) => boolean;
 }
 
 export interface FaultProxy extends AsyncDisposable {
+  /** The same as long as it lives. */
   readonly url: string;
-  /** From now on, requests whose path ends like this are answered by the fault; undefined ends that. */
-  arm(fault: Fault | undefined, pathEnd?: string): void;
-  /** How many requests the fault has answered. */
+  /** Begins to count requests, which meet the fault from now on; without one they pass. */
+  arm(fault?: Fault, where?: Where): Promise<void>;
+  /** Requests since arm(), in the order of arrival: "PUT /bucket/key", "GET /bucket?list" and so on. */
+  readonly requests: readonly string[];
+  /** How many requests since arm() have met the fault. */
   readonly answered: number;
 }
 
-const xml =
-  (status: number, code: string, headers: Readonly<Record<string, string>> = {}) =>
-  (response: ServerResponse) => {
-    response.writeHead(status, { "content-type": "application/xml", ...headers });
-    response.end(`<?xml version="1.0"?><Error><Code>${code}</Code><Message>made by a test</Message></Error>`);
-  };
+/** One request that meets a fault. Its body is still to be read. */
+export class Exchange {
+  readonly head: RequestHead;
+  readonly #reader: HttpReader;
+  readonly #socket: Socket;
+  readonly #target: URL;
+  readonly #refuse: () => void;
 
-/** None of them proves that a file is not there. */
-export const FAULTS: readonly Fault[] = [
-  { name: "403 AccessDenied", answer: xml(403, "AccessDenied") },
-  { name: "404 NoSuchBucket", answer: xml(404, "NoSuchBucket") },
-  { name: "500 InternalError", answer: xml(500, "InternalError") },
-  { name: "503 SlowDown with Retry-After", answer: xml(503, "SlowDown", { "retry-after": "1" }) },
-  {
-    name: "a 404 page of a proxy",
-    answer: (response) => void response.writeHead(404, { "content-type": "text/html" }).end("<h1>Not found</h1>"),
-  },
-  { name: "200 with garbage", answer: (response) => void response.writeHead(200).end("garbage") },
-  { name: "a connection that is cut", answer: (response) => void response.socket?.destroy() },
-  {
-    name: "half an answer",
-    answer: (response) => {
-      response.writeHead(200, { "content-length": "100000" });
-      response.write("half");
-      setTimeout(() => response.socket?.destroy(), 20);
-    },
-  },
-  { name: "silence", answer: () => {} },
-];
+  constructor(head: RequestHead, reader: HttpReader, { socket, target, refuse }: Line) {
+    this.head = head;
+    this.#reader = reader;
+    this.#socket = socket;
+    this.#target = target;
+    this.#refuse = refuse;
+  }
+
+  /** Reads so much of the body, at most all of it. */
+  async read(bytes = this.head.bodyBytes): Promise<Buffer> {
+    return await this.#reader.take(Math.min(bytes, this.head.bodyBytes));
+  }
+
+  /** Has the real server carry the request out. */
+  async pass(): Promise<Answer> {
+    return await forward(this.#target, this.head, await this.read());
+  }
+
+  /** Sends the real server so much of the body, and then closes the connection to it. */
+  async passPart(bytes: number): Promise<void> {
+    await forward(this.#target, this.head, await this.read(bytes)).catch(() => undefined);
+  }
+
+  /** @param bytes  the end, of the head and the body together */
+  async send(answer: Answer, bytes = Number.POSITIVE_INFINITY): Promise<void> {
+    await written(this.#socket, answerText(answer, this.head.method).subarray(0, bytes));
+  }
+
+  async sendBytes(bytes: Uint8Array): Promise<void> {
+    await written(this.#socket, bytes);
+  }
+
+  /** Without any answer (FIN). */
+  cut(): void {
+    this.#socket.destroy();
+  }
+
+  /** As a host does that knows nothing of the connection (RST). */
+  reset(): void {
+    this.#socket.resetAndDestroy();
+  }
+
+  /** Nobody listens for a while, and all connections are cut. */
+  refuse(): void {
+    this.#refuse();
+  }
+}
+
+interface Line {
+  readonly socket: Socket;
+  readonly target: URL;
+  readonly refuse: () => void;
+}
+
+interface Armed extends Required<Where> {
+  readonly fault: Fault;
+}
+
+const REFUSED_MS = 200;
 
 /** @param target  a URL such as http://127.0.0.1:9000 */
 export async function startFaultProxy(target: string): Promise<FaultProxy> {
-  const { hostname, port } = new URL(target);
-  let armed: { readonly fault: Fault; readonly pathEnd: string } | undefined;
-  let answered = 0;
+  const sockets = new Set<Socket>();
+  let requests: string[] = [];
+  let [counted, answered, port] = [0, 0, 0];
+  let armed: Armed | undefined;
+  let server: Server | undefined;
+  let reopening: ReturnType<typeof setTimeout> | undefined;
 
-  const server = createServer((request, response) => {
-    const path = (request.url ?? "").split("?")[0] ?? "";
-    if (armed && path.endsWith(armed.pathEnd)) {
-      answered++;
-      request.resume();
-      armed.fault.answer(response, request);
-      return;
+  const meets = (request: string): Fault | undefined => {
+    requests.push(request);
+    if (armed === undefined || !armed.only(request)) return undefined;
+    counted++;
+    if (counted < armed.from || counted >= armed.from + armed.times) return undefined;
+    answered++;
+    return armed.fault;
+  };
+  const serve = async (socket: Socket) => {
+    const reader = new HttpReader(socket);
+    for (;;) {
+      const head = await reader.head();
+      if (head === undefined) return;
+      const fault = meets(nameOfRequest(head));
+      if (fault !== undefined) {
+        await fault(new Exchange(head, reader, { socket, target: new URL(target), refuse }));
+      } else {
+        const answer = await forward(new URL(target), head, await reader.take(head.bodyBytes));
+        await written(socket, answerText(answer, head.method));
+      }
     }
-    const { method, url: asked, headers } = request;
-    const passed = ask({ hostname, port, method, path: asked, headers }, (answer) => {
-      response.writeHead(answer.statusCode ?? 502, answer.headers);
-      answer.pipe(response);
+  };
+  const close = () => {
+    server?.close();
+    server = undefined;
+    for (const socket of sockets) socket.destroy();
+  };
+  const refuse = () => {
+    close();
+    reopening = setTimeout(() => void open(), REFUSED_MS);
+  };
+  const open = async () => {
+    clearTimeout(reopening);
+    if (server !== undefined) return;
+    const opened = createServer((socket) => {
+      sockets.add(socket);
+      socket.on("close", () => sockets.delete(socket));
+      // A client that is gone, a server that has cut us off: either ends the connection, as without a proxy.
+      socket.on("error", () => {});
+      serve(socket).catch(() => socket.destroy());
     });
-    passed.on("error", () => response.socket?.destroy());
-    request.pipe(passed);
-  });
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const address = server.address() as { readonly port: number };
+    await new Promise<void>((resolve, reject) => {
+      opened.once("error", reject);
+      opened.listen(port, "127.0.0.1", resolve);
+    });
+    port = (opened.address() as { readonly port: number }).port;
+    server = opened;
+  };
 
+  await open();
   return {
-    url: `http://127.0.0.1:${address.port}`,
+    url: `http://127.0.0.1:${port}`,
+    get requests() {
+      return requests;
+    },
     get answered() {
       return answered;
     },
-    arm(fault, pathEnd = "") {
-      armed = fault && { fault, pathEnd };
-      answered = 0;
+    async arm(fault, { from = 1, times = Number.POSITIVE_INFINITY, only = () => true } = {}) {
+      armed = fault && { fault, from, times, only };
+      [requests, counted, answered] = [[], 0, 0];
+      await open();
     },
     async [Symbol.asyncDispose]() {
-      const closed = new Promise((resolve) => server.close(resolve));
-      server.closeAllConnections();
-      await closed;
+      clearTimeout(reopening);
+      close();
     },
   };
+}
+
+/** @throws Error  the client is gone */
+async function written(socket: Socket, bytes: Uint8Array): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  const onClose = () => reject(new Error("the connection was closed"));
+  socket.once("close", onClose);
+  socket.write(bytes, (error) => (error ? reject(error) : resolve()));
+  await promise.finally(() => socket.off("close", onClose));
 }
