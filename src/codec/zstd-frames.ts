@@ -85,6 +85,14 @@ function readSize(view: DataView, at: number, bytes: number): number | undefined
   return Number(view.getBigUint64(at, true));
 }
 
+export interface FrameEnd {
+  readonly header: FrameHeader;
+  /** The offset after the frame's last byte. */
+  readonly endAt: number;
+  /** What its blocks can become at most, whatever the header states. */
+  readonly maxContentBytes: number;
+}
+
 /**
  * Follows frames through a stream of bytes that come in any cut, by their headers alone; keeps a few bytes at most.
  *
@@ -99,6 +107,7 @@ export class FrameWalker {
   /** Bytes to pass over before the next header, or before the end of the frame. */
   #skip = 0;
   #isLastBlock = false;
+  #maxContentBytes = 0;
 
   /** No frame is under way: where a complete stream ends. */
   get isBetweenFrames(): boolean {
@@ -106,11 +115,11 @@ export class FrameWalker {
   }
 
   /**
-   * @returns the frames that end in this piece, in order; `endAt` is the offset after the frame's last byte
+   * @returns the frames that end in this piece, in order
    * @throws IntegrityError  the bytes are not zstd frames
    */
-  walk(piece: Uint8Array): readonly { readonly header: FrameHeader; readonly endAt: number }[] {
-    const ends: { header: FrameHeader; endAt: number }[] = [];
+  walk(piece: Uint8Array): readonly FrameEnd[] {
+    const ends: FrameEnd[] = [];
     let at = 0;
     for (;;) {
       const skipped = Math.min(this.#skip, piece.byteLength - at);
@@ -119,7 +128,7 @@ export class FrameWalker {
       if (this.#skip > 0) return ends;
 
       if (this.#frame !== undefined && this.#isLastBlock) {
-        ends.push({ header: this.#frame, endAt: at });
+        ends.push({ header: this.#frame, endAt: at, maxContentBytes: this.#maxContentBytes });
         this.#frame = undefined;
         this.#isLastBlock = false;
         continue;
@@ -135,6 +144,7 @@ export class FrameWalker {
     this.#frame = readFrameHeader(this.#header.subarray(0, this.#headerLength));
     if (this.#frame === undefined) return;
     this.#headerLength = 0;
+    this.#maxContentBytes = 0;
     if (this.#frame.kind === "skippable") {
       this.#skip = this.#frame.contentBytes ?? 0;
       this.#isLastBlock = true;
@@ -151,6 +161,7 @@ export class FrameWalker {
     this.#headerLength = 0;
     this.#isLastBlock = (block & 1) === 1;
     this.#skip = type === RUN_LENGTH_BLOCK ? 1 : block >> 3;
+    this.#maxContentBytes += type === COMPRESSED_BLOCK ? MAX_BLOCK_BYTES : block >> 3;
     if (this.#isLastBlock && frame.hasChecksum) this.#skip += CHECKSUM_BYTES;
   }
 }
@@ -158,4 +169,7 @@ export class FrameWalker {
 const SKIPPABLE_MAGIC = 0x184d2a50;
 const BLOCK_HEADER_BYTES = 3;
 const RUN_LENGTH_BLOCK = 1;
+const COMPRESSED_BLOCK = 2;
+/** Block_Maximum_Size: of content. */
+const MAX_BLOCK_BYTES = 128 * 1024;
 const RESERVED_BLOCK = 3;

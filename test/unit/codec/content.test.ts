@@ -243,3 +243,26 @@ function count(body: Uint8Array, wanted: Buffer): number {
   for (let at = bytes.indexOf(wanted); at !== -1; at = bytes.indexOf(wanted, at + 1)) found++;
   return found;
 }
+
+/** A frame of run-length blocks, 4 bytes for 128 KiB each, that states another size. */
+function bomb(contentBytes: number, statedBytes: number): Uint8Array {
+  const header = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0x80, 0x50, 0, 0, 0, 0]);
+  header.writeUInt32LE(statedBytes, 6);
+  const blocks = Buffer.alloc((contentBytes / (128 * 1024)) * 4, "A");
+  for (let at = 0; at < blocks.byteLength; at += 4) {
+    const isLast = at + 4 === blocks.byteLength;
+    blocks.writeUIntLE(((128 * 1024) << 3) | (1 << 1) | (isLast ? 1 : 0), at, 3);
+  }
+  return Buffer.concat([header, blocks]);
+}
+
+test("a small object that would become 2 GiB is refused in little memory, whatever it states", async () => {
+  const before = process.resourceUsage().maxRSS;
+  for (const stated of [100, 4_000_000, 8_000_000]) {
+    const body = bomb(2 ** 31, stated);
+    expect(body.byteLength).toBeLessThan(70_000);
+    await expect(decodeContent(body, zstd, 16 * 2 ** 20)).rejects.toThrow(IntegrityError);
+  }
+  // In KiB.
+  expect(process.resourceUsage().maxRSS - before).toBeLessThan(256 * 1024);
+});
