@@ -44,7 +44,7 @@ export class TarWriter {
     // Where the sink has failed, that is the reason, and not that the pack takes no entries any more.
     if (this.#pack.destroyed) await this.#draining;
     // An error of the pack ends up in #draining, which tells why.
-    const entry = this.#pack.entry({ name, type, size, mode, uid, gid, mtime });
+    const entry = this.#pack.entry({ name, type, size, mode, uid, gid, mtime, ...extendedIfLong(name) });
     const done = new Promise<void>((resolve, reject) => entry.once("close", resolve).once("error", reject));
     done.catch(() => {});
 
@@ -75,6 +75,12 @@ export class TarWriter {
     await this.#draining.catch(() => {});
   }
 }
+
+/** A name that tar-stream would divide over two fields of a plain header loses its leading "/" there. */
+const extendedIfLong = (name: string) =>
+  name.startsWith("/") && Buffer.byteLength(name) > PLAIN_NAME_BYTES ? { pax: {} } : {};
+
+const PLAIN_NAME_BYTES = 100;
 
 export interface TarEntry {
   readonly name: string;
@@ -110,6 +116,10 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
   try {
     for await (const entry of archive) {
       const { name, type, linkname, size, mode, uid, gid, mtime } = entry.header;
+      if (!Number.isSafeInteger(size) || Number.isNaN(mtime?.getTime()))
+        throw new IntegrityError("the tar archive is damaged", {
+          detail: `The header of "${name}" has no valid size or time.`,
+        });
       yield {
         name,
         type: type ?? "file",

@@ -48,6 +48,17 @@ describe("TarWriter and readTar()", () => {
     expect(last?.content).toBe("abc");
   });
 
+  test("keep the leading slash of a name that is too long for one field of a plain header", async () => {
+    const written: Uint8Array[] = [];
+    const tar = new TarWriter(async (bytes) => void written.push(Buffer.from(bytes)));
+    const name = `/pg_replslot/${"s".repeat(63)}/${"f".repeat(30)}`;
+    await tar.add(header(name, 3), [Buffer.from("abc")]);
+    await tar.end();
+    expect((await entriesOf(pieces(Buffer.concat(written)))).map((entry) => entry.name)).toEqual([name]);
+    const input = Buffer.concat(written);
+    expect(execFileSync("tar", ["-tPf", "-"], { input, encoding: "utf8" })).toBe(`${name}\n`);
+  });
+
   test("the tar tool lists the same", async () => {
     const listed = execFileSync("tar", ["-tPf", "-"], { input: await archive(), encoding: "utf8" });
     expect(
