@@ -191,7 +191,8 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
     if (!hasSystemCode(error)) return error;
     return new StorageError(action, failed(`Check that ${where} can be reached from this machine.`));
   }
-  if (code === "NoSuchKey") return new NotFoundError(action, failed());
+  // Both, or something between the store and here has put an answer together.
+  if (code === "NoSuchKey" && status === 404) return new NotFoundError(action, failed());
   if (code === "NoSuchBucket") {
     return new UsageError(
       action,

@@ -122,6 +122,7 @@ describe("get() fails at once, with the failure that says what is known", () => 
   test.each([
     // status, code, headers, failure, what its hint says
     [404, "NoSuchKey", {}, NotFoundError, ""],
+    [409, "NoSuchKey", {}, StorageError, ""],
     [404, "NoSuchBucket", {}, UsageError, '"bucket" does not exist'],
     [403, "AccessDenied", {}, AccessError, "s3:GetObject"],
     [403, "SignatureDoesNotMatch", {}, AccessError, "AWS_SECRET_ACCESS_KEY"],
