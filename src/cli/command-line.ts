@@ -44,6 +44,8 @@ function refuseUnknownFlags(argv: readonly string[], commands: readonly Command[
     const name = /^--(?:no-)?([^=]+)/.exec(word)?.[1];
     if (name !== undefined && !known.has(name) && name !== "help" && name !== "version")
       throw usageError(`unknown flag: ${word.split("=", 1)[0]}`);
+    // yargs keeps the words that are no flags under "_", and fails when a letter of a short flag replaces them.
+    if (/^-[^-=]*_/.test(word)) throw usageError(`unknown flag: ${word.split("=", 1)[0]}`);
   }
 }
 

@@ -26,7 +26,7 @@ export function parseBackupLabel(content: Uint8Array | string): BackupLabel {
   const text = typeof content === "string" ? content : new TextDecoder().decode(content);
   const lines = new Map(
     text.split("\n").flatMap((line): [string, string][] => {
-      const [, name, value] = /^([A-Z ]+): (.*)$/.exec(line) ?? [];
+      const [, name, value] = /^([A-Z ]+): (.*)$/s.exec(line) ?? [];
       return name !== undefined && value !== undefined ? [[name, value]] : [];
     }),
   );

@@ -75,15 +75,15 @@ export function parseBackupManifest(text: string): ReadonlyMap<string, Pick<Mani
   const entries = (parsed as { readonly Files?: unknown }).Files;
   if (!Array.isArray(entries)) return refuse('It has no "Files".');
   const files = new Map<string, Pick<ManifestFile, "sizeBytes" | "sha256">>();
-  for (const entry of entries as readonly Readonly<Record<string, unknown>>[]) {
-    const { Path: path, Size: sizeBytes, Checksum: hash, "Checksum-Algorithm": algorithm } = entry;
+  for (const [index, entry] of (entries as readonly Readonly<Record<string, unknown> | null>[]).entries()) {
+    const { Path: path, Size: sizeBytes, Checksum: hash, "Checksum-Algorithm": algorithm } = entry ?? {};
     if (
       typeof path !== "string" ||
       !Number.isSafeInteger(sizeBytes) ||
       typeof hash !== "string" ||
       algorithm !== "SHA256"
     ) {
-      return refuse(`It has the entry ${JSON.stringify(entry)}.`);
+      return refuse(`Entry ${index + 1} of its "Files" is not that of a file with a SHA-256.`);
     }
     files.set(path, { sizeBytes: sizeBytes as number, sha256: hash });
   }

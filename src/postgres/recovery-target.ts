@@ -115,10 +115,18 @@ function minutesOf(zone: string): number | undefined {
 
 export const microsecondsOf = (date: Date) => (BigInt(date.getTime()) * 1000n) as Microseconds;
 
+/** What Date can hold; a record of damaged WAL may tell of any time. */
+const MAX_SECONDS = 8_640_000_000_000n;
+
 /** "2026-11-23 14:42:40.123456+00": what PostgreSQL reads whatever its timezone and datestyle are. */
 export function formatTime(time: Microseconds): string {
-  const [seconds, fraction] = [time / 1_000_000n, time % 1_000_000n];
-  const text = new Date(Number(seconds) * 1000).toISOString().slice(0, 19).replace("T", " ");
+  const fraction = ((time % 1_000_000n) + 1_000_000n) % 1_000_000n;
+  const seconds = (time - fraction) / 1_000_000n;
+  const shown = seconds > MAX_SECONDS ? MAX_SECONDS : seconds < -MAX_SECONDS ? -MAX_SECONDS : seconds;
+  const text = new Date(Number(shown) * 1000)
+    .toISOString()
+    .replace(/\.\d+Z$/, "")
+    .replace("T", " ");
   return `${text}${fraction === 0n ? "" : `.${String(fraction).padStart(6, "0").replace(/0+$/, "")}`}+00`;
 }
 

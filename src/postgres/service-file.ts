@@ -50,6 +50,7 @@ export function parseServiceFile(text: string, name: string, path: string): Read
     }
     if (!service) continue;
 
+    if (line.includes("\0")) throw new UsageError(`service file "${path}", line ${index + 1} has a NUL`);
     const equals = line.indexOf("=");
     const key = line.slice(0, Math.max(equals, 0)).trimEnd();
     if (!isParameterName(key)) {

@@ -20,7 +20,7 @@ export function parseTablespaceMap(text: string): readonly TablespaceLink[] {
   // Majors before 14 left backslashes as they were, so one that escapes nothing is part of the location.
   const lines = text.match(/(?:\\[\n\r\\]|[^\n\r])+/g) ?? [];
   return lines.map((line) => {
-    const [, oid, location] = /^(\d+) ([\s\S]+)$/.exec(line) ?? [];
+    const [, oid, location] = /^(\d{1,10}) ([\s\S]+)$/.exec(line) ?? [];
     if (oid === undefined || location === undefined) {
       throw new IntegrityError("tablespace_map is damaged", { detail: `It has the line "${line}".` });
     }

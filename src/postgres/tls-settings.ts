@@ -4,7 +4,7 @@
  */
 import { readFileSync, type Stats, statSync } from "node:fs";
 import { join } from "node:path";
-import { reasonOf, UsageError } from "../errors.ts";
+import { reasonOf, systemCodeOf, UsageError } from "../errors.ts";
 import type { Parameters } from "./libpq-parameters.ts";
 
 const SSL_MODES = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] as const;
@@ -120,4 +120,12 @@ function readPem(path: string, what: string): string {
   }
 }
 
-const statOf = (path: string): Stats | undefined => statSync(path, { throwIfNoEntry: false });
+/** @returns undefined when there is no such file @throws UsageError  it could not be found out */
+function statOf(path: string): Stats | undefined {
+  try {
+    return statSync(path);
+  } catch (cause) {
+    if (systemCodeOf(cause) === "ENOENT" || systemCodeOf(cause) === "ENOTDIR") return undefined;
+    throw new UsageError("could not look for a certificate", { detail: `${reasonOf(cause)}.`, cause });
+  }
+}

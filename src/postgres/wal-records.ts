@@ -35,8 +35,13 @@ const XLOG_SWITCH = 0x40;
 const XLOG_RESTORE_POINT = 0x70;
 
 /** Whether the layout of this segment's records is one that is known. */
-export const hasKnownRecords = (segment: Uint8Array): boolean =>
-  majorOfMagic(new DataView(segment.buffer, segment.byteOffset).getUint16(0, true)) !== undefined;
+export function hasKnownRecords(segment: Uint8Array): boolean {
+  const view = new DataView(segment.buffer, segment.byteOffset);
+  return majorOfMagic(view.getUint16(0, true)) !== undefined && PAGE_SIZES.includes(view.getUint32(36, true));
+}
+
+/** What a server can be built with (configure, --with-wal-blocksize). */
+const PAGE_SIZES = [1, 2, 4, 8, 16, 32, 64].map((kibibytes) => kibibytes * 1024);
 
 /**
  * The end of a record that began in the segment before; for `walRecords()` of that one.

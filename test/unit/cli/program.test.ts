@@ -36,6 +36,7 @@ describe("runProgram() refuses", () => {
     ["no command", [], "no command was given"],
     ["an unknown command", ["wal-psuh", "x"], 'there is no such command; did you mean "wal-push"?'],
     ["an unknown flag", ["backup-list", "--detial"], "unknown flag: --detial"],
+    ["a letter that would replace yargs' own words", ["wal-push", "-C_x", "a"], "unknown flag: -C_x"],
     ["a missing argument", ["wal-push"], "too few words: got 0, need at least 1"],
     ["one argument too many", ["wal-push", "a", "b"], "unknown word: b"],
     ["a flag without its value", ["--s3-prefix"], "--s3-prefix needs a value"],

@@ -43,9 +43,10 @@ describe("parseBackupManifest()", () => {
     ["a missing end", (text: string) => text.slice(0, -10), "Its own checksum is wrong."],
     ["something behind the end", (text: string) => `${text} `, "Its own checksum is wrong."],
     ["nothing", () => "", "Its own checksum is wrong."],
-    ["another checksum algorithm", (text: string) => signed(text.replaceAll("SHA256", "CRC32C")), "CRC32C"],
+    ["another checksum algorithm", (text: string) => signed(text.replaceAll("SHA256", "CRC32C")), "with a SHA-256"],
     ["no files", (text: string) => signed(text.replace('"Files"', '"Flies"')), 'It has no "Files".'],
-    ["a size that is none", (text: string) => signed(text.replace("114688", '"114688"')), "It has the entry"],
+    ["a size that is none", (text: string) => signed(text.replace("114688", '"114688"')), "Entry 1 of"],
+    ["an entry that is nothing", (text: string) => signed(text.replace('"Files": [', '"Files": [null,')), "Entry 1 of"],
   ])("refuses %s", (_, change, detail) => {
     let thrown: unknown;
     try {

@@ -3,6 +3,7 @@ import { type Failure, UsageError } from "../../../src/errors.ts";
 import {
   describeTarget,
   formatTime,
+  type Microseconds,
   microsecondsOf,
   parseRecoveryTarget,
   targetSetting,
@@ -95,6 +96,10 @@ describe("parseRecoveryTarget()", () => {
       const target = parseRecoveryTarget(text);
       expect(target.kind === "time" && formatTime(target.time)).toBe(text);
     }
+    expect(formatTime(-1n as Microseconds)).toBe("1969-12-31 23:59:59.999999+00");
+    // Damaged WAL may tell of any time.
+    expect(formatTime((2n ** 62n) as Microseconds)).toStartWith("+148108-");
+    expect(formatTime((2n ** 63n - 1n) as Microseconds)).toStartWith("+275760-");
     expect(formatTime(microsecondsOf(new Date("2026-11-23T14:42:40.120Z")))).toBe("2026-11-23 14:42:40.12+00");
   });
 });
