@@ -31,6 +31,8 @@ const LIMITS = {
   all: { testMs: 2 * MINUTE, fileMs: 10 * MINUTE, runMs: 60 * MINUTE },
   quick: { testMs: MINUTE, fileMs: 2 * MINUTE, runMs: 5 * MINUTE },
 };
+/** What tests themselves are told by. */
+const FOR_TESTS = ["WALB_TEST_SEED", "WALB_TEST_CASES"];
 const NEEDS_SERVERS = ["test/integration/", "test/contract/"];
 
 const root = resolve(import.meta.dir, "..");
@@ -42,6 +44,8 @@ if (mode !== "all" && mode !== "quick") {
 }
 process.chdir(root);
 const limits = LIMITS[mode];
+/** How many random cases a property is tried with; WALB_TEST_CASES asks for another number. */
+const randomCases = { all: "1000", quick: "60" }[mode];
 const deadline = performance.now() + limits.runMs;
 
 const files = await testFiles();
@@ -122,7 +126,7 @@ async function runFile(
   const before = performance.now();
   const args = ["test", `--timeout=${limits.testMs}`, "--reporter=junit", `--reporter-outfile=${junit}`, `./${file}`];
   const child = spawn(process.execPath, args, {
-    env: { ...cleanEnvironment(), ...(s3Servers && { WALB_TEST_S3_SERVERS: s3Servers }) },
+    env: { WALB_TEST_CASES: randomCases, ...cleanEnvironment(), ...(s3Servers && { WALB_TEST_S3_SERVERS: s3Servers }) },
     stdio: ["ignore", "pipe", "pipe"],
     detached: true,
   });
@@ -181,7 +185,7 @@ function parseJunit(xml: string): { passed: number; failed: number; skipped: str
 
 /** Nothing of the developer's own accounts and servers reaches a test by accident. */
 function cleanEnvironment(): Record<string, string | undefined> {
-  const isOurs = (name: string) => /^(AWS_|PG|WAL[BEG]_|S3_|MINIO_)/.test(name);
+  const isOurs = (name: string) => /^(AWS_|PG|WAL[BEG]_|S3_|MINIO_)/.test(name) && !FOR_TESTS.includes(name);
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => !isOurs(name)));
 }
 

@@ -4,6 +4,11 @@ export interface Random {
   /** From 0 to below `end`. */
   below(end: number): number;
   pick<Item>(items: readonly Item[]): Item;
+  /** True once in `times`. */
+  once(times: number): boolean;
+  /** Up to `most` of them, at least `least`. */
+  list<Item>(most: number, item: () => Item, least?: number): Item[];
+  bigint(bits: number): bigint;
   bytes(count: number): Uint8Array<ArrayBuffer>;
 }
 
@@ -20,6 +25,9 @@ export function random(seed: number): Random {
   return {
     below,
     pick: <Item>(items: readonly Item[]) => items[below(items.length)] as Item,
+    once: (times) => below(times) === 0,
+    list: (most, item, least = 0) => Array.from({ length: least + below(most - least + 1) }, item),
+    bigint: (bits) => BigInt.asUintN(bits, (BigInt(next()) << 32n) | BigInt(next())),
     bytes(count) {
       const words = Uint32Array.from({ length: Math.ceil(count / 4) }, next);
       return new Uint8Array(words.buffer, 0, count);
