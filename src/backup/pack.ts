@@ -12,13 +12,14 @@ import type { DataEntry, DataFile } from "../postgres/data-entry.ts";
 import { PG_CONTROL_PATH, readPgControlBytes } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import type { BackupUpload, PartWriter } from "../repository/backup-upload.ts";
-import type { FilesMetadataWriter } from "../repository/files-metadata.ts";
+import type { FilesMetadataWriter, PackedFile } from "../repository/files-metadata.ts";
 import { PG_CONTROL_PART, partName } from "../repository/keys.ts";
 import { type Log, SILENT } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import type { Progress, StartProgress } from "../system/progress.ts";
 import type { RateLimit } from "../system/rate-limit.ts";
 import { countBeside } from "./estimate.ts";
+import type { PageVerification } from "./page-verification.ts";
 import { openDataFile } from "./read-file.ts";
 
 export interface PackContext {
@@ -26,6 +27,7 @@ export interface PackContext {
   readonly manifest: BackupManifestWriter;
   readonly filesMetadata: FilesMetadataWriter;
   readonly totals: Totals;
+  readonly pages: PageVerification;
   readonly readRate: RateLimit;
   readonly startProgress: StartProgress;
   readonly log: Log;
@@ -99,13 +101,13 @@ async function packPart(
   context: PartContext,
   fill: (add: (entry: DataEntry) => Promise<number>) => Promise<void>,
 ): Promise<void> {
-  const files: { memberName: string; modifiedAt: Date }[] = [];
+  const files: PackedFile[] = [];
   const size = await context.upload.putPart(part, (writer) =>
     fill(async (entry) => {
       context.signal.throwIfAborted();
       if (entry.kind === "file") {
-        const modifiedAt = await addFile(entry, writer, context);
-        if (modifiedAt) files.push({ memberName: memberNameOf(entry), modifiedAt });
+        const file = await addFile(entry, writer, context);
+        if (file) files.push(file);
       } else if (entry.kind === "directory") {
         await writer.add({ ...headerOf(entry), type: "directory", sizeBytes: 0 });
       }
@@ -169,16 +171,20 @@ export async function fileModeOf(dataDirectory: string): Promise<number> {
 async function addFile(
   entry: DataFile,
   writer: PartWriter,
-  { manifest, totals, readRate, progress, signal }: PartContext,
-): Promise<Date | undefined> {
+  { manifest, totals, readRate, progress, pages, signal }: PartContext,
+): Promise<PackedFile | undefined> {
   await using file = await openDataFile(entry.absolutePath);
   if (file === undefined) return undefined;
 
   const header = headerOf(entry);
   const hash = new Bun.CryptoHasher("sha256");
+  const verifier = pages.verifierOf(entry.path, file, signal);
   const hashed = async function* () {
+    let at = 0;
     for await (const bytes of file.content(signal)) {
       await readRate.take(bytes.byteLength, signal);
+      await verifier?.verify(bytes, at);
+      at += bytes.byteLength;
       hash.update(bytes);
       progress.advance(bytes.byteLength);
       yield bytes;
@@ -194,7 +200,9 @@ async function addFile(
     modifiedAt: header.modifiedAt,
     sha256: hash.digest("hex"),
   });
-  return header.modifiedAt;
+  const damaged = verifier?.damaged;
+  if (damaged) await pages.report(entry.path, damaged);
+  return { memberName: header.name, modifiedAt: header.modifiedAt, damaged };
 }
 
 function headerOf(entry: DataEntry): Omit<TarHeader, "type" | "sizeBytes"> {

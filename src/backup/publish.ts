@@ -4,6 +4,7 @@ import type { Sentinel } from "../repository/sentinel.ts";
 import type { Log } from "../system/log.ts";
 import { formatBytes } from "../system/quantity.ts";
 import type { PackContext } from "./pack.ts";
+import type { DamagedFile } from "./page-verification.ts";
 
 /** What the server, or pg_control of a stopped one, says of the backup. */
 export interface BackupFacts
@@ -33,11 +34,12 @@ export interface PublishContext {
 export interface PushedBackup {
   readonly name: string;
   readonly sentinel: Sentinel;
+  readonly damagedFiles: readonly DamagedFile[];
 }
 
 export async function publishBackup(
   facts: BackupFacts,
-  { upload, manifest, filesMetadata, totals }: PackContext,
+  { upload, manifest, filesMetadata, totals, pages }: PackContext,
   context: PublishContext,
 ): Promise<PushedBackup> {
   const { majorVersion, startLsn, stopLsn, systemIdentifier, timeline } = facts;
@@ -69,11 +71,12 @@ export async function publishBackup(
       version: context.version,
       parts: totals.objects,
       manifestSha256: new Bun.CryptoHasher("sha256").update(manifestText).digest("hex"),
+      pages: pages.found,
     },
   };
   await upload.publish(sentinel);
   context.log.info(
     `backup "${upload.name}" finished at ${formatLsn(stopLsn)}: ${totals.files} files, ${formatBytes(totals.contentBytes)}, stored as ${formatBytes(totals.storedBytes)}`,
   );
-  return { name: upload.name, sentinel };
+  return { name: upload.name, sentinel, damagedFiles: pages.damagedFiles };
 }

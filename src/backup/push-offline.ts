@@ -23,6 +23,7 @@ import { FilesMetadataWriter } from "../repository/files-metadata.ts";
 import { backupNameOf } from "../repository/keys.ts";
 import type { Log } from "../system/log.ts";
 import { noTotals, type PackContext, packParts, packPgControl } from "./pack.ts";
+import { PAGE_FACTS_OFFLINE, PageVerification } from "./page-verification.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
 import type { BackupPushContext } from "./push.ts";
 
@@ -43,6 +44,7 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
     manifest: new BackupManifestWriter(),
     filesMetadata: new FilesMetadataWriter(),
     totals: noTotals(),
+    pages: new PageVerification(context.pages, control, PAGE_FACTS_OFFLINE, log),
     readRate: context.readRate,
     startProgress: context.startProgress,
     log,

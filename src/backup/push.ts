@@ -38,6 +38,7 @@ import {
   packSmallFiles,
   type SmallFile,
 } from "./pack.ts";
+import { PageVerification, pageFactsOf } from "./page-verification.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
 import { type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
 
@@ -49,6 +50,8 @@ export interface BackupPushContext {
   readonly limits: PackLimits;
   readonly readRate: RateLimit;
   readonly archiveTimeoutMs: number;
+  /** Whether pages are compared with their checksums. */
+  readonly pages: "verify" | "skip";
   readonly permanence: "permanent" | "impermanent";
   readonly hostname: string;
   readonly processId: number;
@@ -81,17 +84,19 @@ export async function pushBackup(
   await using upload = await beginBackupUpload(name, claim, context);
   log.info(`backup "${name}" started at ${formatLsn(session.startLsn)}`);
 
+  const control = await readPgControl(dataDirectory);
   const pack: PackContext = {
     upload,
     manifest: new BackupManifestWriter(),
     filesMetadata: new FilesMetadataWriter(),
     totals: noTotals(),
+    pages: new PageVerification(context.pages, control, pageFactsOf(connection, session.startLsn), log),
     readRate: context.readRate,
     startProgress: context.startProgress,
     log,
     signal,
   };
-  const versionDirectory = await versionDirectoryOf(dataDirectory, session);
+  const versionDirectory = tablespaceVersionDirectory(session.server.majorVersion, control.catalogVersion);
   const walk = (to: Log) => walkDataDirectory(dataDirectory, { versionDirectory, wal: "exclude", log: to });
   await packParts(walk, context.limits, pack);
   await packPgControl(dataDirectory, pack, now());
@@ -192,11 +197,6 @@ function archivesElsewhere(segment: WalSegment, { archive }: WaitForWalContext):
     detail: `The server says that it has archived "${segment.name}"; there is no ${archive.urlOf(segment.name)}.`,
     hint: "Compare the prefix in archive_command with the one used here.",
   });
-}
-
-async function versionDirectoryOf(dataDirectory: string, { server }: BackupSession): Promise<string> {
-  const { catalogVersion } = await readPgControl(dataDirectory);
-  return tablespaceVersionDirectory(server.majorVersion, catalogVersion);
 }
 
 /** The labels as the server returned them, byte for byte; WAL-G's names for them have no slash. */

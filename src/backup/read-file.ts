@@ -8,12 +8,15 @@ import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
 
-const READ_BYTES = 512 * 1024;
+/** A multiple of every size that a page can have. */
+export const READ_BYTES = 512 * 1024;
 
 export interface OpenDataFile extends AsyncDisposable {
   readonly sizeBytes: number;
-  /** To be read once. */
+  /** To be read once. Every piece but the last has READ_BYTES. */
   content(stopped: AbortSignal): AsyncGenerator<Uint8Array>;
+  /** Fills `into` with what is there now. @returns fewer bytes at the end of the file */
+  read(into: Uint8Array, at: number): Promise<number>;
 }
 
 /** @returns undefined when the file is gone */
@@ -24,6 +27,7 @@ export async function openDataFile(path: string): Promise<OpenDataFile | undefin
   return {
     sizeBytes: size,
     content: (stopped) => exactly(size, file, path, stopped),
+    read: (into, at) => readAt(file, into, at, path),
     [Symbol.asyncDispose]: () => file.close(),
   };
 }
@@ -51,23 +55,20 @@ async function* exactly(
   for (let at = 0; at < sizeBytes; ) {
     stopped.throwIfAborted();
     const buffer = Buffer.allocUnsafeSlow(Math.min(READ_BYTES, sizeBytes - at));
-    const bytesRead = await readAt(file, buffer, at, path);
-    if (bytesRead === 0) return yield* zeros(sizeBytes - at);
-    at += bytesRead;
-    yield buffer.subarray(0, bytesRead);
+    buffer.fill(0, await readAt(file, buffer, at, path));
+    yield buffer;
+    at += buffer.byteLength;
   }
 }
 
-async function readAt(file: FileHandle, buffer: Buffer, at: number, path: string): Promise<number> {
+async function readAt(file: FileHandle, into: Uint8Array, at: number, path: string): Promise<number> {
   try {
-    return (await file.read(buffer, 0, buffer.byteLength, at)).bytesRead;
+    for (let filled = 0; ; ) {
+      const { bytesRead } = await file.read(into, filled, into.byteLength - filled, at + filled);
+      filled += bytesRead;
+      if (bytesRead === 0 || filled === into.byteLength) return filled;
+    }
   } catch (cause) {
     throw new SourceMissingError(`could not read "${path}"`, { detail: `At byte ${at}: ${reasonOf(cause)}.`, cause });
   }
-}
-
-function* zeros(bytes: number): Generator<Uint8Array> {
-  const buffer = new Uint8Array(Math.min(READ_BYTES, bytes));
-  for (let left = bytes; left > 0; left -= buffer.byteLength)
-    yield buffer.subarray(0, Math.min(left, buffer.byteLength));
 }

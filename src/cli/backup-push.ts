@@ -1,7 +1,7 @@
 /** wal-b backup-push [data directory] */
 import { hostname } from "node:os";
 import { resolve } from "node:path";
-import { UsageError } from "../errors.ts";
+import { IntegrityError, UsageError } from "../errors.ts";
 import { rateLimit, UNLIMITED } from "../system/rate-limit.ts";
 import { VERSION } from "../version.ts";
 import type { Command, CommandContext, Words } from "./command.ts";
@@ -22,6 +22,21 @@ export const backupPush: Command = {
       setting: "diskRateLimit",
       help: "read no more than this many bytes a second",
     },
+    "verify-page-checksums": {
+      kind: "text",
+      value: "true|false",
+      setting: "verifyPageChecksums",
+      choices: ["true", "false"],
+      help: "compare pages with their checksums, where the cluster has them",
+    },
+    verify: { alias: "v", kind: "flag", help: "the same as --verify-page-checksums=true" },
+    "damaged-pages": {
+      kind: "text",
+      value: "report|fail",
+      setting: "damagedPages",
+      choices: ["report", "fail"],
+      help: "whether damaged pages make the exit code 65; the backup is listed all the same",
+    },
     permanent: { kind: "flag", help: "exempt the backup from retention, as backup-mark does" },
     "while-offline": { kind: "flag", help: "back up a cluster that is shut down" },
     json: { kind: "flag", help: "print the new backup as JSON" },
@@ -35,10 +50,20 @@ export const backupPush: Command = {
     const pushed = words.isSet("while-offline") ? await pushOffline(words, context) : await pushOnline(words, context);
     if (words.isSet("json")) {
       const { formatJson } = await import("../repository/json.ts");
-      context.output.write(`${formatJson({ name: pushed.name, ...pushed.sentinel })}\n`);
+      const { name, sentinel, damagedFiles } = pushed;
+      context.output.write(`${formatJson({ name, ...sentinel, damagedFiles })}\n`);
     }
+    const damaged = pushed.sentinel.walB?.pages?.damaged ?? 0;
+    if (damaged > 0 && context.settings.damagedPages === "fail") throw damagedPages(pushed.name, damaged);
   },
 };
+
+function damagedPages(name: string, count: number): IntegrityError {
+  return new IntegrityError(`backup "${name}" has ${count} damaged ${count === 1 ? "page" : "pages"}`, {
+    detail: "They are named above. The backup is listed, and can be restored with the damage that is in it.",
+    hint: "DAMAGED_PAGES=fail makes this an error.",
+  });
+}
 
 async function pushOnline(words: Words, context: CommandContext) {
   const [
@@ -94,6 +119,7 @@ async function pushContext(
     limits: { partsAtOnce: settings.uploadConcurrency, partContentBytes: settings.tarSizeThresholdBytes },
     readRate: settings.diskRateLimit === 0 ? UNLIMITED : rateLimit(settings.diskRateLimit),
     archiveTimeoutMs: settings.archiveTimeoutMs,
+    pages: words.isSet("verify") || settings.verifyPageChecksums === "true" ? ("verify" as const) : ("skip" as const),
     permanence: words.isSet("permanent") ? ("permanent" as const) : ("impermanent" as const),
     hostname: hostname(),
     processId: process.pid,

@@ -202,6 +202,18 @@ export const SETTINGS = {
     min: 0,
     max: 1024 * GiB,
   }),
+  verifyPageChecksums: choice(["true", "false"] as const, {
+    name: "VERIFY_PAGE_CHECKSUMS",
+    flag: "verify-page-checksums",
+    help: "backup-push: compare each page that is read with its checksum, where the cluster has data checksums",
+    initial: "true",
+  }),
+  damagedPages: choice(["report", "fail"] as const, {
+    name: "DAMAGED_PAGES",
+    flag: "damaged-pages",
+    help: "backup-push: what damaged pages do. report: they are logged as errors and noted in the backup; fail: also, exit with 65, and the backup is listed nevertheless",
+    initial: "report",
+  }),
   archiveTimeoutMs: duration({
     name: "ARCHIVE_TIMEOUT",
     help: "backup-push: wait this long for PostgreSQL to archive the WAL that the backup needs",

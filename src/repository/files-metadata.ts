@@ -9,7 +9,14 @@ import { JsonFields } from "./json.ts";
 export interface PartContents {
   /** Object name below tar_partitions/. */
   readonly part: string;
-  readonly files: readonly { readonly memberName: string; readonly modifiedAt: Date }[];
+  readonly files: readonly PackedFile[];
+}
+
+export interface PackedFile {
+  readonly memberName: string;
+  readonly modifiedAt: Date;
+  /** Pages that do not match their checksums: how many, and the first of them, as blocks of this file. */
+  readonly damaged?: { readonly count: number; readonly blocks: readonly number[] } | undefined;
 }
 
 /** Collects parts in the order in which they end, as text: memory grows by the names of the files and nothing else. */
@@ -18,10 +25,16 @@ export class FilesMetadataWriter {
   readonly #sets: string[] = [];
 
   add({ part, files }: PartContents): void {
-    for (const { memberName, modifiedAt } of files) {
-      this.#files.push(
-        `${JSON.stringify(memberName)}:{"IsIncremented":false,"IsSkipped":false,"MTime":"${modifiedAt.toISOString()}","UpdatesCount":0}`,
-      );
+    for (const { memberName, modifiedAt, damaged } of files) {
+      const corrupt = damaged && { CorruptBlocksCount: damaged.count, SomeCorruptBlocks: damaged.blocks };
+      const fields = {
+        IsIncremented: false,
+        IsSkipped: false,
+        MTime: modifiedAt.toISOString(),
+        ...(corrupt && { CorruptBlocks: corrupt }),
+        UpdatesCount: 0,
+      };
+      this.#files.push(`${JSON.stringify(memberName)}:${JSON.stringify(fields)}`);
     }
     this.#sets.push(`${JSON.stringify(part)}:${JSON.stringify(files.map(({ memberName }) => memberName))}`);
   }

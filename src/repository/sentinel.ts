@@ -47,7 +47,18 @@ export interface WalBFields {
   readonly parts: number;
   /** Of backup_manifest, before compression. */
   readonly manifestSha256: string;
+  /** Absent from backups of versions that did not verify pages. */
+  readonly pages?: PagesFound | undefined;
 }
+
+export interface PagesFound {
+  /** "off": not to be verified; "none": the cluster has no data checksums. */
+  readonly verification: (typeof PAGE_VERIFICATIONS)[number];
+  /** How many did not match their checksums. */
+  readonly damaged: number;
+}
+
+const PAGE_VERIFICATIONS = ["done", "off", "none"] as const;
 
 /** Go's strftime-like name of the form of times; WAL-G writes it into every file. */
 const DATE_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ";
@@ -78,6 +89,7 @@ export function encodeSentinel(sentinel: Sentinel): Uint8Array {
         WalSegmentBytes: sentinel.segmentSize,
         Parts: walB.parts,
         ManifestSha256: walB.manifestSha256,
+        ...(walB.pages && { PageVerification: walB.pages.verification, DamagedPages: walB.pages.damaged }),
       },
     }),
   });
@@ -161,8 +173,14 @@ export function decodeSentinel(backup: BackupName, body: Uint8Array, url: string
       version: own.required("Version", own.text("Version")),
       parts: own.required("Parts", own.integer("Parts")),
       manifestSha256: own.required("ManifestSha256", own.text("ManifestSha256")),
+      ...pagesOf(own),
     },
   };
+}
+
+function pagesOf(own: JsonFields): Pick<WalBFields, "pages"> {
+  const verification = PAGE_VERIFICATIONS.find((known) => known === own.text("PageVerification"));
+  return verification === undefined ? {} : { pages: { verification, damaged: own.integer("DamagedPages") ?? 0 } };
 }
 
 function lsn(fields: JsonFields, name: string, url: string): Lsn {

@@ -22,6 +22,21 @@ test("FilesMetadataWriter writes what WAL-G restores by", () => {
   expectGolden("test/golden/files-metadata-format-1.json", new TextDecoder().decode(metadata()));
 });
 
+test("FilesMetadataWriter notes damaged pages as WAL-G does", () => {
+  const writer = new FilesMetadataWriter();
+  const damaged = { count: 12, blocks: [0, 7] };
+  writer.add({ part: "part_001.tar.zst", files: [{ memberName: "/base/1/1259", modifiedAt: new Date(0), damaged }] });
+  expect(JSON.parse(new TextDecoder().decode(writer.finish())).Files).toEqual({
+    "/base/1/1259": {
+      IsIncremented: false,
+      IsSkipped: false,
+      MTime: "1970-01-01T00:00:00.000Z",
+      CorruptBlocks: { CorruptBlocksCount: 12, SomeCorruptBlocks: [0, 7] },
+      UpdatesCount: 0,
+    },
+  });
+});
+
 test("filesOfFilesMetadata() names every part in order, those without files too, and its members", () => {
   expect([...(filesOfFilesMetadata(metadata(), "it") ?? [])]).toEqual([
     ["backup_label.tar.zst", ["backup_label"]],

@@ -55,6 +55,11 @@ describe("decodeSentinel()", () => {
     expect(decodeSentinel(BACKUP, encodeSentinel(SENTINEL), URL)).toEqual(SENTINEL);
   });
 
+  test("gives back how pages were verified", () => {
+    const walB = { ...SENTINEL.walB, pages: { verification: "done", damaged: 3 } } as Sentinel["walB"];
+    expect(decodeSentinel(BACKUP, encodeSentinel({ ...SENTINEL, walB }), URL).walB).toEqual(walB);
+  });
+
   test("reads the sentinel of format 1 that was released", () => {
     expect(decodeSentinel(BACKUP, readGolden("test/golden/sentinel-format-1.json"), URL)).toEqual(SENTINEL);
   });
