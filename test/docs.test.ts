@@ -1,9 +1,13 @@
 /** Documents that are made from the program: settings, exit codes, and what its commands say of themselves. */
-import { test } from "bun:test";
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { COMMANDS, runProgram } from "../src/cli/program.ts";
 import { SETTINGS } from "../src/config/settings.ts";
 import { EXIT_CODES, EXIT_RECOVERY_MUST_STOP } from "../src/errors.ts";
-import { expectGolden } from "./support/golden.ts";
+import { GUARDS } from "./guards/list.ts";
+import { withoutGuard } from "./guards/take-out.ts";
+import { expectGolden, ROOT } from "./support/golden.ts";
 
 const MADE_BY = "<!-- Made by UPDATE_GOLDEN=1 bun test test/docs.test.ts; do not edit. -->\n";
 
@@ -123,5 +127,34 @@ async function outputOf(argv: readonly string[]): Promise<string> {
   });
   return output.join("");
 }
+
+test("docs/promises.md has every promise, its guards, and the tests that fail without them", () => {
+  const readme = readFileSync(join(ROOT, "README.md"), "utf8");
+  const relied = readme.slice(readme.indexOf("## What you can rely on"));
+  const promises = [...relied.slice(0, relied.indexOf("\n## ", 1)).matchAll(/^(\d+)\. (.*)$/gm)];
+  const sections = promises.map(([, number, text]) => {
+    const rows = GUARDS.filter(({ promise }) => promise === Number(number)).map(
+      ({ guards, file, test, fails, needs }) =>
+        `| ${cell(guards)} | \`${file}\` | \`${test.replace(/^test\//, "")}\`${needs === "servers" ? " (servers)" : ""} | ${cell(fails)} |`,
+    );
+    return `## ${number}. ${text}\n\n| guard | in src/ | attacked by, in test/ | seen to fail without it |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n`;
+  });
+  expect(sections).toHaveLength(10);
+  expectGolden(
+    "docs/promises.md",
+    `# Promises, guards, and the tests that fail without them
+
+${MADE_BY}
+Each guard was taken out of a copy of the program, and the test in the last column failed. \`bun run test\` does that again for every guard
+that needs no servers, \`bun run test:guards all\` for all of them. What is taken out exactly: \`test/guards/list.ts\`. Besides these, random
+values and random damage go through every parser (\`test/property/\`), and random faults through everything at once (\`test/soak/\`).
+
+${sections.join("\n")}`,
+  );
+});
+
+test("what the guards' list would take out stands in its file once", () => {
+  for (const guard of GUARDS) withoutGuard(readFileSync(join(ROOT, "src", guard.file), "utf8"), guard);
+});
 
 const cell = (text: string) => text.replaceAll("|", "\\|");

@@ -2,7 +2,7 @@
  * Runs the tests: `bun test/run.ts all|quick [paths…]`. Every file runs in a process of its own, so that one that
  * crashes, hangs, exits early or has no tests is a failure and not a gap. The last line is "N passed, N failed".
  *
- * "quick" leaves out what needs servers (test/integration, test/contract). "all" starts the S3 servers once and hands
+ * "quick" leaves out what needs servers (test/integration, test/contract, test/soak) and what takes long (test/guards). "all" starts the S3 servers once and hands
  * them to the test files in WALB_TEST_S3_SERVERS, as JSON.
  */
 import { type ChildProcess, spawn } from "node:child_process";
@@ -33,7 +33,9 @@ const LIMITS = {
 };
 /** What tests themselves are told by. */
 const FOR_TESTS = ["WALB_TEST_SEED", "WALB_TEST_CASES"];
-const NEEDS_SERVERS = ["test/integration/", "test/contract/"];
+const NEEDS_SERVERS = ["test/integration/", "test/contract/", "test/soak/"];
+/** Too long for "quick". */
+const SLOW = [...NEEDS_SERVERS, "test/guards/"];
 
 const root = resolve(import.meta.dir, "..");
 const running = new Set<ChildProcess>();
@@ -69,7 +71,7 @@ process.exit();
 
 async function testFiles(): Promise<string[]> {
   const found = [...new Bun.Glob("test/**/*.test.ts").scanSync({ cwd: root })].sort();
-  const inMode = mode === "all" ? found : found.filter((file) => !needsServers(file));
+  const inMode = mode === "all" ? found : found.filter((file) => !SLOW.some((directory) => file.startsWith(directory)));
   if (wanted.length === 0) return inMode;
 
   const names = wanted.map((path) => relative(root, resolve(path)));

@@ -33,6 +33,20 @@ test("the claim is written first and the sentinel last", async () => {
   ]);
 });
 
+test("a second backup of one name is refused, begun or complete, and takes nothing back of the first", async () => {
+  const store = new MemoryObjectStore();
+  const context = { store, zstd, proof: NO_PROOF_NEEDED, log: recordedLog().log };
+  {
+    await using _first = await beginBackupUpload(NAME, CLAIM, context);
+    await expect(beginBackupUpload(NAME, CLAIM, context)).rejects.toThrow("has been begun already");
+    expect(store.keys).toEqual([KEYS.claim]);
+  }
+  await upload(store);
+  const { keys } = store;
+  await expect(beginBackupUpload(NAME, CLAIM, context)).rejects.toThrow(`there is a backup "${NAME}" already`);
+  expect(store.keys).toEqual(keys);
+});
+
 test("a part is a tar archive of what was added, and its size is told", async () => {
   const store = new MemoryObjectStore();
   await using backup = await beginBackupUpload(NAME, CLAIM, {

@@ -1,0 +1,60 @@
+/** What delete says and does at the command line; what it decides is test/unit/retention. */
+import { expect, test } from "bun:test";
+import { runProgram } from "../../../src/cli/program.ts";
+import { openZstd } from "../../../src/codec/zstd.ts";
+import { openDirectoryStore } from "../../../src/storage/directory.ts";
+import { putBackup, putWal } from "../../support/stored-backup.ts";
+import { temporaryDirectory } from "../../support/temporary-directory.ts";
+
+const zstd = await openZstd(3);
+const SEGMENTS = [1, 2, 3, 4, 5].map((n) => `00000001000000000000000${n}`);
+
+async function repositoryOfTwo(directory: string): Promise<void> {
+  await using store = await openDirectoryStore({ directory, signal: new AbortController().signal });
+  await putWal(store, zstd, SEGMENTS);
+  const parts = { "part_001.tar.zst": { "global/pg_control": Buffer.from("control") } };
+  for (const [n, startSegment] of [SEGMENTS[1], SEGMENTS[3]].entries())
+    await putBackup(store, zstd, { startSegment: startSegment as string, parts, finishedAt: new Date(n) });
+}
+
+async function run(directory: string, argv: readonly string[]): Promise<string> {
+  const output: string[] = [];
+  await runProgram(argv, {
+    env: { WALB_FILE_PREFIX: directory },
+    workingDirectory: "/",
+    signal: new AbortController().signal,
+    now: () => new Date("2026-11-23"),
+    adoptVariables: () => {},
+    output: { isTerminal: false, write: (text) => output.push(text) },
+    writeLog: () => {},
+    statusLine: undefined,
+  });
+  return output.join("");
+}
+
+const filesIn = (directory: string) => [...new Bun.Glob("**/*").scanSync({ cwd: directory, dot: true })].sort();
+
+const COMMANDS = [["retain", "1"], ["before", "LATEST"], ["garbage", "--min-age", "0s"], ["everything"]];
+
+test.each(COMMANDS)(
+  "delete %s %s removes nothing without --confirm, nor with --dry-run beside it",
+  async (...words) => {
+    await using directory = await temporaryDirectory();
+    await repositoryOfTwo(directory.path);
+    const before = filesIn(directory.path);
+    for (const flags of [[], ["--confirm", "--dry-run"]]) {
+      const said = await run(directory.path, ["delete", ...words.filter(Boolean), ...flags]);
+      expect(said).toContain("remove  ");
+      expect(said).toEndWith("nothing was removed: that needs --confirm\n");
+      expect(filesIn(directory.path)).toEqual(before);
+    }
+    const shown = await run(directory.path, ["delete", ...words.filter(Boolean)]);
+    const said = await run(directory.path, ["delete", ...words.filter(Boolean), "--confirm"]);
+    // The plan that was shown is the one that is carried out.
+    expect(said).toBe(shown.replace("nothing was removed: that needs --confirm\n", ""));
+    expect(filesIn(directory.path).length).toBeLessThan(before.length);
+    // A second run has nothing to do.
+    expect(await run(directory.path, ["delete", ...words.filter(Boolean), "--confirm"])).not.toContain("remove  ");
+  },
+  30_000,
+);
