@@ -92,7 +92,12 @@ export class BackupUpload implements AsyncDisposable {
     const { store, proof } = this.#context;
     const key = backupKeys(this.name).claim;
     const body = new TextEncoder().encode(formatJson(claim));
-    if ((await store.putIfAbsent(key, body)) === "exists") throw await this.#nameIsTaken(key);
+    const outcome = await store.putIfAbsent(key, body).catch(async (error: unknown) => {
+      // It may be there although its answer got lost, and would then keep the name taken.
+      if (await this.#isOurs(key, body)) this.#written.push(key);
+      throw error;
+    });
+    if (outcome === "exists") throw await this.#nameIsTaken(key);
     this.#written.push(key);
     await proof.prove({ key, body, metadata: {} });
   }
@@ -101,18 +106,29 @@ export class BackupUpload implements AsyncDisposable {
     if (this.#isPublished || this.#written.length === 0) return;
     const { log } = this.#context;
     const store = this.#context.store.forCleanup();
+    const { sentinel } = backupKeys(this.name);
+    // Its answer may have got lost. Until it is gone, nothing that it stands for may go.
+    let mayBeListed = this.#written.includes(sentinel);
     try {
-      // It may be there although its answer got lost. Until it is gone, nothing that it stands for may go.
-      const { sentinel } = backupKeys(this.name);
-      if (this.#written.includes(sentinel)) await store.delete([sentinel]);
+      if (mayBeListed) await store.delete([sentinel]);
+      mayBeListed = false;
       // Newest first, the claim last: as long as anything is left, it is known whose it is.
       await store.delete(this.#written.toReversed());
     } catch (error) {
       log.warning(`could not remove the unfinished backup "${this.name}"`, {
-        detail: `${reasonOf(error)}. It is not listed and cannot be restored by mistake.`,
-        hint: '"wal-b delete garbage --confirm", with credentials that may delete, removes it.',
+        detail: `${reasonOf(error)}. ${mayBeListed ? "Its sentinel may be there already: then it is listed, and complete." : "It is not listed and cannot be restored by mistake."}`,
+        hint: `${mayBeListed ? 'Look with "wal-b backup-list". If it is not listed, ' : ""}"wal-b delete garbage --confirm", with credentials that may delete, removes it.`,
       });
     }
+  }
+
+  /** What cannot be read is not taken for ours. */
+  async #isOurs(key: ObjectKey, body: Uint8Array): Promise<boolean> {
+    const there = await this.#context.store
+      .forCleanup()
+      .get(key, body.byteLength)
+      .catch(() => undefined);
+    return there !== undefined && Buffer.from(body).equals(there.body);
   }
 
   async #nameIsTaken(claim: ObjectKey): Promise<IntegrityError> {
@@ -162,8 +178,13 @@ export async function beginBackupUpload(
   context: BackupUploadContext,
 ): Promise<BackupUpload> {
   const upload = new BackupUpload(name, context);
-  await upload.claim(claim);
-  return upload;
+  try {
+    await upload.claim(claim);
+    return upload;
+  } catch (error) {
+    await upload[Symbol.asyncDispose]();
+    throw error;
+  }
 }
 
 /** Adds entries to a part and counts them. */
