@@ -35,14 +35,11 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
   for (const { key, lastModified } of objects) {
     const backup = backupOfSentinel(key);
     if (backup === undefined) continue;
-    try {
-      backups.push(await readBackup(store, backup, lastModified));
-    } catch (failure) {
-      // Ignorance about the store, a signal and a bug of ours are not properties of the backup.
-      if (!(failure instanceof IntegrityError || failure instanceof UsageError || failure instanceof NotFoundError))
-        throw failure;
-      unreadable.push({ name: backup.name, lastModified, failure });
-    }
+    // Ignorance about the store, a signal and a bug of ours are not properties of the backup; a mistyped bucket is not either.
+    const read = await readObjects(store, backup.name).catch(reasonIf(IntegrityError, NotFoundError));
+    const found = "failure" in read ? read : decoded(backup, read, lastModified, store);
+    if ("failure" in found) unreadable.push({ name: backup.name, lastModified, failure: found.failure });
+    else backups.push(found);
   }
   const byFinish = (a: Backup, b: Backup) =>
     a.finishedAt.getTime() - b.finishedAt.getTime() || Number(a.startLsn - b.startLsn);
@@ -64,33 +61,58 @@ export async function findBackup(store: ObjectStore, name: string): Promise<Back
   if (backup === undefined) throw notThere();
   try {
     const { lastModified } = await store.head(backupKeys(name).sentinel);
-    return await readBackup(store, backup, lastModified);
+    return decodeBackup(backup, await readObjects(store, name), lastModified, store);
   } catch (error) {
     throw error instanceof NotFoundError ? notThere() : error;
   }
 }
 
-async function readBackup(store: ObjectStore, backup: BackupName, lastModified: Date): Promise<Backup> {
-  const keys = backupKeys(backup.name);
-  const sentinel = decodeSentinel(
-    backup,
-    (await store.get(keys.sentinel, MAX_SENTINEL_BYTES)).body,
-    store.urlOf(keys.sentinel),
-  );
-  const isPermanent = (await readPermanence(store, keys.metadata, sentinel)) ?? sentinel.isPermanent;
-  return { ...sentinel, isPermanent, name: backup.name, startSegment: backup.startSegment, lastModified };
+interface BackupObjects {
+  readonly sentinel: Uint8Array;
+  /** Other tools' backups may have none. */
+  readonly metadata: Uint8Array | undefined;
 }
 
-async function readPermanence(store: ObjectStore, key: string, sentinel: Sentinel): Promise<boolean | undefined> {
-  try {
-    return decodePermanence((await store.get(key, MAX_SENTINEL_BYTES)).body, store.urlOf(key));
-  } catch (error) {
+async function readObjects(store: ObjectStore, name: string): Promise<BackupObjects> {
+  const keys = backupKeys(name);
+  const { body: sentinel } = await store.get(keys.sentinel, MAX_SENTINEL_BYTES);
+  const metadata = await store.get(keys.metadata, MAX_SENTINEL_BYTES).catch((error: unknown) => {
     if (!(error instanceof NotFoundError)) throw error;
-    // Ours always has it. Without it, nobody can tell whether the backup was marked permanent.
-    if (sentinel.walB) throw new IntegrityError(`${store.urlOf(key)} is missing`, { cause: error });
     return undefined;
+  });
+  return { sentinel, metadata: metadata?.body };
+}
+
+function decodeBackup(backup: BackupName, objects: BackupObjects, lastModified: Date, store: ObjectStore): Backup {
+  const { name, startSegment } = backup;
+  const keys = backupKeys(name);
+  const sentinel = decodeSentinel(backup, objects.sentinel, store.urlOf(keys.sentinel));
+  // Ours always has it. Without it, nobody can tell whether the backup was marked permanent.
+  if (objects.metadata === undefined && sentinel.walB)
+    throw new IntegrityError(`${store.urlOf(keys.metadata)} is missing`);
+  const marked = objects.metadata && decodePermanence(objects.metadata, store.urlOf(keys.metadata));
+  return { ...sentinel, isPermanent: marked ?? sentinel.isPermanent, name, startSegment, lastModified };
+}
+
+interface Unreadable {
+  readonly failure: unknown;
+}
+
+function decoded(...args: Parameters<typeof decodeBackup>): Backup | Unreadable {
+  try {
+    return decodeBackup(...args);
+  } catch (error) {
+    return reasonIf(IntegrityError, UsageError)(error);
   }
 }
+
+/** Takes a failure of one of these kinds for a property of the backup. @throws any other */
+const reasonIf =
+  (...kinds: readonly (abstract new (...args: never[]) => unknown)[]) =>
+  (failure: unknown): Unreadable => {
+    if (kinds.some((kind) => failure instanceof kind)) return { failure };
+    throw failure;
+  };
 
 /** The objects under tar_partitions/. */
 export async function listParts(store: ObjectStore, name: string): Promise<readonly ObjectEntry[]> {

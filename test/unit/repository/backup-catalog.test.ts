@@ -1,5 +1,12 @@
 import { expect, test } from "bun:test";
-import { AccessError, IntegrityError, InterruptedError, NotFoundError, StorageError } from "../../../src/errors.ts";
+import {
+  AccessError,
+  IntegrityError,
+  InterruptedError,
+  NotFoundError,
+  StorageError,
+  UsageError,
+} from "../../../src/errors.ts";
 import { findBackup, readCatalog } from "../../../src/repository/backup-catalog.ts";
 import { backupKeys } from "../../../src/repository/keys.ts";
 import { FaultStore } from "../../support/fault-store.ts";
@@ -49,6 +56,7 @@ test("readCatalog() tells which backups cannot be read, and lists the others", a
 test.each([
   ["a store that fails", new StorageError("time-out")],
   ["a store that refuses", new AccessError("403")],
+  ["a bucket that is not there", new UsageError("404 NoSuchBucket")],
   ["a signal", new InterruptedError("SIGTERM", 15)],
   ["a bug", new TypeError("undefined is not a function")],
 ])("readCatalog() takes %s for no property of a backup", async (_, error) => {
