@@ -60,7 +60,12 @@ export class S3Bucket {
 
   /** The same bucket for taking back what was begun, whatever stopped the work. */
   forCleanup(): S3Bucket {
-    const options = { ...this.#options, signal: AbortSignal.timeout(CLEANUP_MS), retryDeadlineMs: CLEANUP_MS };
+    const options = {
+      ...this.#options,
+      signal: AbortSignal.timeout(CLEANUP_MS),
+      // Whoever wants to know of a failure soon does not wait longer for what comes after it.
+      retryDeadlineMs: Math.min(CLEANUP_MS, this.#options.retryDeadlineMs ?? CLEANUP_MS),
+    };
     return new S3Bucket(options, this.client);
   }
 
@@ -84,12 +89,12 @@ export class S3Bucket {
   async ask<Answer>(
     action: string,
     work: (abort: Abort) => Promise<Answer>,
-    { signal = this.signal, deadlineMs }: { signal?: AbortSignal; deadlineMs?: number } = {},
+    { signal = this.signal }: { signal?: AbortSignal } = {},
   ): Promise<Answer> {
     let attempts: Attempts | undefined;
     let isRenewed = false;
     try {
-      return await retrying(this.retryOptions(signal, deadlineMs), async (all) => {
+      return await retrying(this.retryOptions(signal), async (all) => {
         attempts = all;
         try {
           return await work({ abortSignal: signal });
@@ -106,7 +111,7 @@ export class S3Bucket {
     }
   }
 
-  retryOptions(signal: AbortSignal, deadlineMs?: number): RetryOptions {
+  retryOptions(signal: AbortSignal): RetryOptions {
     const {
       retryDeadlineMs = 300_000,
       now = () => performance.now(),
@@ -114,7 +119,7 @@ export class S3Bucket {
       delay = abortableDelay,
     } = this.#options;
     return {
-      deadlineMs: deadlineMs ?? retryDeadlineMs,
+      deadlineMs: retryDeadlineMs,
       signal,
       now,
       random,

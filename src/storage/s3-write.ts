@@ -65,13 +65,26 @@ export class S3Writer {
       begin: async () => {
         // An upload whose name never arrives cannot be aborted, so a stop waits a moment for this answer.
         using stop = delayedStop(bucket.signal, CLEANUP_MS);
+        let answerIsLost = false;
         const begin = async (abort: { abortSignal: AbortSignal }) => {
           const request = new CreateMultipartUploadCommand(this.#object(key, metadata, writeId));
-          const { UploadId } = await bucket.client.send(request, abort);
+          const { UploadId } = await bucket.client.send(request, abort).catch((error: unknown) => {
+            answerIsLost ||= answerOf(error).status === undefined;
+            throw error;
+          });
           if (!UploadId) throw new BadAnswerError("the store began an upload without a name");
           return UploadId;
         };
-        return await bucket.ask(action, begin, { signal: stop.signal });
+        try {
+          return await bucket.ask(action, begin, { signal: stop.signal });
+        } finally {
+          if (answerIsLost) {
+            bucket.log.warning(`an upload of "${bucket.urlOf(key)}" may have been begun and lost`, {
+              detail: "The store was asked to begin it, and no answer came.",
+              hint: 'If so, "wal-b delete garbage --confirm" finds and removes it, with credentials that may delete.',
+            });
+          }
+        }
       },
 
       sendPart: (uploadId, PartNumber, Body, signal) =>
@@ -96,12 +109,9 @@ export class S3Writer {
       },
 
       abort: async (uploadId) => {
-        const signal = AbortSignal.timeout(CLEANUP_MS);
+        const cleanup = bucket.forCleanup();
         try {
-          await bucket.ask("could not abort", (abort) => sendAbort(bucket, key, uploadId, abort), {
-            signal,
-            deadlineMs: CLEANUP_MS,
-          });
+          await cleanup.ask("could not abort", (abort) => sendAbort(cleanup, key, uploadId, abort));
         } catch (error) {
           bucket.log.warning(`could not abort the upload of "${bucket.urlOf(key)}"`, {
             detail: error instanceof Failure && error.detail ? error.detail : `${reasonOf(error)}.`,

@@ -379,6 +379,22 @@ describe("upload()", () => {
     expect(it.server.requests.at(-1)?.headers["if-none-match"]).toBe("*");
   });
 
+  test("whose beginning got lost begins again, and tells that the first one may be left", async () => {
+    const lines: string[] = [];
+    const log = createLog((line) => lines.push(line), { format: "text", level: "info", now: () => new Date(0) });
+    const ok = uploading(() => answer(200, completed));
+    let begins = 0;
+    const script: Script = (request, socket) => {
+      if (request.method !== "POST" || !request.target.includes("uploads") || ++begins > 1) return ok(request, socket);
+      socket.resetAndDestroy();
+      return undefined;
+    };
+    await using it = await setUp(script, { log });
+    expect(await upload(it.store)).toBe("created");
+    expect(lines.join("\n")).toContain('WARNING: an upload of "s3://bucket/a" may have been begun and lost');
+    expect(lines.join("\n")).toContain("wal-b delete garbage --confirm");
+  });
+
   test("a 200 whose body is an error is no success", async () => {
     await using it = await setUp(
       uploading((number) => (number === 1 ? s3Error(200, "InternalError") : answer(200, completed))),
