@@ -25,6 +25,15 @@ const STATES = [
 
 export type ClusterState = (typeof STATES)[number];
 
+/** Settings of the server that wrote the WAL, by their names in postgresql.conf. */
+export interface ServerLimits {
+  readonly max_connections: number;
+  readonly max_worker_processes: number;
+  readonly max_wal_senders: number;
+  readonly max_prepared_transactions: number;
+  readonly max_locks_per_transaction: number;
+}
+
 export interface PgControl {
   readonly systemIdentifier: bigint;
   /** Changes with the layout of pg_control: 1300 for majors 13 to 16. */
@@ -45,6 +54,8 @@ export interface PgControl {
   readonly backupStartLsn: Lsn;
   readonly backupEndLsn: Lsn;
   readonly backupEnd: "required" | "not required";
+  /** Settings that sized what WAL tells of. */
+  readonly limits: ServerLimits;
   readonly blockSizeBytes: number;
   readonly relationSegmentBlocks: number;
   readonly walBlockSizeBytes: number;
@@ -122,6 +133,13 @@ export function decodePgControl(bytes: Uint8Array, path: string = PG_CONTROL_PAT
     backupStartLsn: lsn(152),
     backupEndLsn: lsn(160),
     backupEnd: view.getUint8(168) === 0 ? "not required" : "required",
+    limits: {
+      max_connections: u32(180),
+      max_worker_processes: u32(184),
+      max_wal_senders: u32(188),
+      max_prepared_transactions: u32(192),
+      max_locks_per_transaction: u32(196),
+    },
     blockSizeBytes: u32(216),
     relationSegmentBlocks: u32(220),
     walBlockSizeBytes: u32(224),

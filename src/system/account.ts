@@ -18,6 +18,15 @@ export function currentAccount(env: Readonly<Record<string, string | undefined>>
   return { name: entry?.name ?? askId(), homeDirectory: env["HOME"] || entry?.homeDirectory };
 }
 
+/** @returns undefined when there is no account of this name, or nobody can tell */
+export function accountNamed(wanted: string): { readonly uid: number; readonly gid: number } | undefined {
+  for (const line of readPasswd().split("\n")) {
+    const [name, , uid, gid] = line.split(":");
+    if (name === wanted && uid && gid) return { uid: Number(uid), gid: Number(gid) };
+  }
+  return undefined;
+}
+
 function passwdEntry(uid: number): { readonly name: string; readonly homeDirectory: string } | undefined {
   for (const line of readPasswd().split("\n")) {
     const [name, , number, , , homeDirectory] = line.split(":");

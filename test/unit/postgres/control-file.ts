@@ -27,6 +27,7 @@ export function controlFile(fields: ControlFields = {}): Buffer {
   bytes.writeBigUInt64LE(0x2000000n, 152);
   bytes.writeBigUInt64LE(0x2000100n, 160);
   bytes.writeUInt8(1, 168);
+  [100, 8, 10, 2, 64].forEach((limit, index) => void bytes.writeUInt32LE(limit, 180 + 4 * index));
   bytes.writeUInt32LE(8192, 216);
   bytes.writeUInt32LE(131072, 220);
   bytes.writeUInt32LE(8192, 224);

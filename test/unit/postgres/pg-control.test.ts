@@ -28,6 +28,13 @@ describe("decodePgControl()", () => {
       backupStartLsn: 0x2000000n as never,
       backupEndLsn: 0x2000100n as never,
       backupEnd: "required",
+      limits: {
+        max_connections: 100,
+        max_worker_processes: 8,
+        max_wal_senders: 10,
+        max_prepared_transactions: 2,
+        max_locks_per_transaction: 64,
+      },
       blockSizeBytes: 8192,
       relationSegmentBlocks: 131072,
       walBlockSizeBytes: 8192,
