@@ -6,7 +6,7 @@ export const backupList: Command = {
   name: "backup-list",
   summary: "list what can be restored",
   description:
-    "Lists complete backups, oldest first. On a terminal the columns are aligned; elsewhere they are separated by tabs, with WAL-E's names, for scripts. Columns that need --detail are empty without it.",
+    "Lists complete backups, oldest first. On a terminal the columns are aligned; elsewhere they are separated by tabs, with WAL-E's names, for scripts. Columns that need --detail are empty without it. The last column tells when verify --drill last tried whether the backup restores, and what came of it.",
   positionals: { name: { help: "only this backup, or LATEST", optional: true } },
   options: {
     detail: { kind: "flag", help: "sizes, ends and more" },
@@ -18,7 +18,7 @@ export const backupList: Command = {
   ],
 
   async run(words, context) {
-    const [{ openRepository }, { listBackups, formatJsonList, formatTable }] = await Promise.all([
+    const [{ openRepository }, { listBackups, listDrills, formatJsonList, formatTable }] = await Promise.all([
       import("./open-repository.ts"),
       import("../backup/list.ts"),
     ]);
@@ -38,6 +38,8 @@ export const backupList: Command = {
       detail: words.isSet("detail") ? ("detail" as const) : ("brief" as const),
       alignment: context.output.isTerminal ? ("aligned" as const) : ("tabs" as const),
     };
-    context.output.write(words.isSet("json") ? formatJsonList(backups) : formatTable(backups, form));
+    const json = words.isSet("json");
+    const drills = await listDrills(backups, json ? "detail" : form.detail, { ...context, store: repository.store });
+    context.output.write(json ? formatJsonList(backups, drills) : formatTable(backups, drills, form));
   },
 };

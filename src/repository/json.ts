@@ -69,6 +69,10 @@ export class JsonFields {
     return this.#read(name, "an integer", (value) => (Number.isSafeInteger(value) ? (value as number) : undefined));
   }
 
+  number(name: string): number | undefined {
+    return this.#read(name, "a number", (value) => (typeof value === "number" ? value : undefined));
+  }
+
   bigint(name: string): bigint | undefined {
     return this.#read(name, "an integer", (value) =>
       typeof value === "bigint" ? value : Number.isSafeInteger(value) ? BigInt(value as number) : undefined,

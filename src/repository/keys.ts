@@ -49,6 +49,31 @@ export const backupKeys = (backup: string) => ({
   claim: `${backupFolder(backup)}walb_claim.json`,
 });
 
+const DRILL = /\/walb_drill_(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}Z)_(good|bad)\.json$/;
+
+export interface DrillName {
+  readonly backup: string;
+  readonly finishedAt: Date;
+  readonly verdict: "good" | "bad";
+}
+
+/** What every key of a drill's result begins with, for one backup. In the order of keys the newest is the last. */
+export const drillPrefix = (backup: string) => `${backupFolder(backup)}walb_drill_`;
+
+/** One for each drill, because nothing is overwritten; a listing alone tells how it ended. Ours. */
+export const drillKey = ({ backup, finishedAt, verdict }: DrillName): ObjectKey =>
+  `${drillPrefix(backup)}${finishedAt.toISOString().replaceAll(":", "-")}_${verdict}.json`;
+
+/** undefined when it is not the key of a drill's result. */
+export function parseDrillKey(key: ObjectKey): DrillName | undefined {
+  const backup = backupOfContent(key)?.name;
+  const [, time, verdict] = DRILL.exec(key) ?? [];
+  if (backup === undefined || time === undefined || !key.startsWith(drillPrefix(backup))) return undefined;
+  const finishedAt = new Date(time.replace(/T(\d\d)-(\d\d)-/, "T$1:$2:"));
+  if (Number.isNaN(finishedAt.getTime())) return undefined;
+  return { backup, finishedAt, verdict: verdict === "good" ? "good" : "bad" };
+}
+
 /** "part_001.tar.zst"; parts are numbered from 1. */
 export const partName = (number: number) => `part_${String(number).padStart(3, "0")}.tar${CONTENT_SUFFIX}`;
 export const PG_CONTROL_PART = `pg_control.tar${CONTENT_SUFFIX}`;
