@@ -84,7 +84,11 @@ export async function planFetch(backup: Backup, target: string, context: BackupF
   return { backup, target: plan, space, parts, manifest };
 }
 
-export async function carryOutFetch(plan: FetchPlan, context: BackupFetchContext): Promise<void> {
+/** @returns what was written */
+export async function carryOutFetch(
+  plan: FetchPlan,
+  context: BackupFetchContext,
+): Promise<Pick<RestoredFiles, "files" | "bytes">> {
   const { backup, parts, manifest } = plan;
   const { store, log, partsAtOnce, signal } = context;
   const { target } = plan.target;
@@ -117,6 +121,7 @@ export async function carryOutFetch(plan: FetchPlan, context: BackupFetchContext
   await syncTree(target, prepared.tablespaceDirectories, signal);
   await putControlInPlace(target, backup.name);
   log.info(`restored backup "${backup.name}": ${restored.files} files, ${(restored.bytes / 2 ** 20).toFixed(1)} MiB`);
+  return restored;
 }
 
 async function putControlInPlace(target: string, backup: string): Promise<void> {

@@ -1,6 +1,7 @@
-/** Whose the restored files are, and directories made for that account. */
-import { chown, mkdir, stat } from "node:fs/promises";
+/** Whose the restored files are, and files and directories made for that account. */
+import { chmod, chown, mkdir, stat, writeFile } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
+import { destinationError, writeFileAtomically } from "../system/atomic-file.ts";
 
 export interface Owner {
   readonly uid: number;
@@ -25,4 +26,16 @@ export async function makeDirectories(path: string, owner: Owner | undefined): P
   for (let at = path; at !== first && at !== dirname(at); at = dirname(at)) made.unshift(dirname(at));
   if (owner) for (const directory of made) await chown(directory, owner.uid, owner.gid);
   return made;
+}
+
+/** @throws DestinationError  the file system refuses */
+export async function writeOwned(path: string, text: string, mode: number, owner: Owner | undefined): Promise<void> {
+  try {
+    if (text === "") await writeFile(path, "", { mode });
+    else await writeFileAtomically(path, new TextEncoder().encode(text), { mode, durability: "durable" });
+    await chmod(path, mode);
+    if (owner) await chown(path, owner.uid, owner.gid);
+  } catch (cause) {
+    throw destinationError(`could not write "${path}"`, cause);
+  }
 }

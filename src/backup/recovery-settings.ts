@@ -1,5 +1,5 @@
 /** What recovery is told in a restored directory: settings behind those of ALTER SYSTEM, and the signal file. */
-import { chmod, chown, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { systemCodeOf } from "../errors.ts";
 import {
@@ -9,9 +9,9 @@ import {
   settingOfLine,
   withRecoverySettings,
 } from "../postgres/auto-conf.ts";
-import { destinationError, writeFileAtomically } from "../system/atomic-file.ts";
+import { destinationError } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
-import type { Owner } from "./owner.ts";
+import { writeOwned } from "./owner.ts";
 import type { PreparedTarget } from "./target.ts";
 
 export type SignalFile = "recovery.signal" | "standby.signal";
@@ -50,17 +50,6 @@ export async function writeRecoverySettings(
       detail: "These are of an earlier recovery, and this one would follow them.",
       hint: `Remove them from "${join(target, "postgresql.conf")}" before you start the server.`,
     });
-  }
-}
-
-async function writeOwned(path: string, text: string, mode: number, owner: Owner | undefined): Promise<void> {
-  try {
-    if (text === "") await writeFile(path, "", { mode });
-    else await writeFileAtomically(path, new TextEncoder().encode(text), { mode, durability: "durable" });
-    await chmod(path, mode);
-    if (owner) await chown(path, owner.uid, owner.gid);
-  } catch (cause) {
-    throw destinationError(`could not write "${path}"`, cause);
   }
 }
 

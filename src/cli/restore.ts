@@ -98,12 +98,13 @@ function requestOf(words: Words): Omit<RestoreRequest, "restoreCommand"> {
     target,
     role,
     action: action ?? "pause",
-    timeline: timelineOf(words.text("timeline")),
+    timeline: parseTimeline(words.text("timeline")),
     backup: words.text("backup"),
   };
 }
 
-function timelineOf(text: string | undefined): number | "latest" {
+/** @throws UsageError  it is not one */
+export function parseTimeline(text: string | undefined): number | "latest" {
   if (text === undefined || text === "latest") return "latest";
   const timeline = /^\d{1,10}$/.test(text) ? Number(text) : 0;
   if (timeline >= 1 && timeline < 2 ** 32) return timeline;

@@ -221,6 +221,23 @@ export const SETTINGS = {
     min: SECOND,
     max: 24 * HOUR,
   }),
+  drillScratch: text({
+    name: "DRILL_SCRATCH",
+    flag: "scratch",
+    help: "verify --drill: the backup is restored into a directory of its own in this one; /var/tmp if not set",
+  }),
+  drillTimeoutMs: duration({
+    name: "DRILL_TIMEOUT",
+    help: "verify --drill: give up after this long, restore, replay and checks together",
+    initial: 24 * HOUR,
+    min: SECOND,
+    max: 168 * HOUR,
+  }),
+  postgresBin: text({
+    name: "POSTGRES_BIN",
+    flag: "postgres-bin",
+    help: "verify --drill: directory of the server's programs; looked for in PATH and where packages put them if not set",
+  }),
 
   logFormat: choice(["text", "json"] as const, {
     name: "LOG_FORMAT",

@@ -8,6 +8,7 @@ import {
   readRecoverySeconds,
 } from "../../../src/repository/drill-result.ts";
 import { drillKey, parseDrillKey } from "../../../src/repository/keys.ts";
+import { keysOfBackup } from "../../../src/retention/inventory.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 
 const BACKUP = "base_000000010000000000000004";
@@ -65,6 +66,12 @@ test("the last of several is found, whatever else is there", async () => {
   expect(last).toEqual({ key: key ?? "", backup: BACKUP, finishedAt: bad.finishedAt, verdict: "bad" });
   expect(last && (await readRecoverySeconds(store, last))).toBeUndefined();
   expect(await findLastDrill(store, "base_000000010000000000000005")).toBeUndefined();
+});
+
+test("a result goes with its backup", async () => {
+  await using store = new MemoryObjectStore();
+  const key = await putDrillResult(store, result());
+  expect(await keysOfBackup(store, BACKUP)).toContain(key ?? "");
 });
 
 test("a result is never overwritten", async () => {
