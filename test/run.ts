@@ -32,7 +32,7 @@ const LIMITS = {
   quick: { testMs: MINUTE, fileMs: 2 * MINUTE, runMs: 5 * MINUTE },
 };
 /** What tests themselves are told by. */
-const FOR_TESTS = ["WALB_TEST_SEED", "WALB_TEST_CASES"];
+const FOR_TESTS = ["WALB_TEST_SEED", "WALB_TEST_CASES", "WALB_TEST_SOAK_MINUTES"];
 const NEEDS_SERVERS = ["test/integration/", "test/contract/", "test/soak/"];
 /** Too long for "quick". */
 const SLOW = [...NEEDS_SERVERS, "test/guards/"];
