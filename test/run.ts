@@ -47,7 +47,7 @@ if (mode !== "all" && mode !== "quick") {
 process.chdir(root);
 const limits = LIMITS[mode];
 /** How many random cases a property is tried with; WALB_TEST_CASES asks for another number. */
-const randomCases = { all: "1000", quick: "60" }[mode];
+const randomCases = { all: "500", quick: "50" }[mode];
 const deadline = performance.now() + limits.runMs;
 
 const files = await testFiles();

@@ -79,7 +79,8 @@ export async function checkArchive(where: Bucket, server: PostgresServer): Promi
 
   const archived = [...contents.keys()].flatMap((key) => /^wal_005\/([0-9A-F]{24})\.zst$/.exec(key)?.[1] ?? []).sort();
   for (let name = oldest; name < (archived.at(-1) ?? ""); name = following(name)) {
-    if (isArchived(name) || existsSync(join(status, `${name}.ready`))) continue;
+    // A server that was killed between filling a segment and marking it marks it with its next checkpoint.
+    if (isArchived(name) || existsSync(join(server.dataDirectory, "pg_wal", name))) continue;
     // It may have been archived since the list was read.
     if (!(await contentsOf(where)).has(`wal_005/${name}.zst`)) throw new Error(`"${name}" is missing in the archive`);
   }
