@@ -28,6 +28,16 @@ export class BadAnswerError extends Error {
   }
 }
 
+/**
+ * Of a request for an object: every S3 service names the object's version in a good answer. A page with which a proxy, a load
+ * balancer or a captive portal answers 200 has none, and would be taken for an upload that succeeded.
+ *
+ * @throws BadAnswerError  it is none of S3's
+ */
+export function checkHasETag({ ETag }: { readonly ETag?: string | undefined }): void {
+  if (!ETag) throw new BadAnswerError("the answer has no ETag, so it is none of S3's");
+}
+
 export function answerOf(error: unknown): S3Answer {
   const it = (error ?? {}) as {
     name?: string;
@@ -40,7 +50,9 @@ export function answerOf(error: unknown): S3Answer {
     $response?: { statusCode?: number; headers?: Record<string, string> };
   };
   const headers = it.$response?.headers ?? {};
-  const status = it.$metadata?.httpStatusCode ?? it.$response?.statusCode;
+  // Of an answer that broke off in the body of an error, the SDK has the status, and nothing is known.
+  const status =
+    error instanceof ConnectionError ? undefined : (it.$metadata?.httpStatusCode ?? it.$response?.statusCode);
   const named = it.Code ?? (it.name && !NOT_A_CODE.has(it.name) ? it.name : undefined);
   const message = it.message === undefined || it.message === "UnknownError" ? "" : it.message;
   return {

@@ -8,6 +8,7 @@ import {
 import { StorageError } from "../errors.ts";
 import { compareKeys } from "./object-key.ts";
 import type { ObjectEntry, ObjectKey, UnfinishedUpload } from "./object-store.ts";
+import { BadAnswerError } from "./s3-answer.ts";
 import { type S3Bucket, sizeOf } from "./s3-bucket.ts";
 
 export async function* listObjects(bucket: S3Bucket, prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry> {
@@ -74,18 +75,19 @@ async function* pagesOf(
   const action = `could not list "${bucket.urlOf(prefix)}"`;
   let token: string | undefined;
   for (;;) {
-    const page: ListObjectsV2CommandOutput = await bucket.ask(action, (abort) =>
-      bucket.client.send(
-        new ListObjectsV2Command({
-          Bucket: bucket.name,
-          Prefix: bucket.prefix + prefix,
-          ...(delimiter ? { Delimiter: delimiter } : {}),
-          ...(after === undefined ? {} : { StartAfter: bucket.prefix + after }),
-          ...(token === undefined ? {} : { ContinuationToken: token }),
-        }),
-        abort,
-      ),
-    );
+    const request = new ListObjectsV2Command({
+      Bucket: bucket.name,
+      Prefix: bucket.prefix + prefix,
+      ...(delimiter ? { Delimiter: delimiter } : {}),
+      ...(after === undefined ? {} : { StartAfter: bucket.prefix + after }),
+      ...(token === undefined ? {} : { ContinuationToken: token }),
+    });
+    const page = await bucket.ask(action, async (abort) => {
+      const answer = await bucket.client.send(request, abort);
+      // A page with which a proxy answers 200 would be taken for a list of nothing, and that for absence.
+      if (answer.IsTruncated === undefined) throw new BadAnswerError("the answer is no list of objects");
+      return answer;
+    });
     yield page;
     if (!page.IsTruncated) return;
     if (!page.NextContinuationToken || page.NextContinuationToken === token) throw endless(action);

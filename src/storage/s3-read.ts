@@ -3,7 +3,7 @@ import { GetObjectCommand, type GetObjectCommandOutput, HeadObjectCommand } from
 import { Failure, IntegrityError, NotFoundError, StorageError } from "../errors.ts";
 import type { ObjectEntry, ObjectKey, ObjectMetadata, StoredObject } from "./object-store.ts";
 import { Attempts } from "./retry.ts";
-import { answerOf, BadAnswerError } from "./s3-answer.ts";
+import { answerOf, BadAnswerError, checkHasETag } from "./s3-answer.ts";
 import { type S3Bucket, sizeOf } from "./s3-bucket.ts";
 
 /** Our own mark on an object: tells whether an upload whose answer got lost is the one that made it. */
@@ -33,13 +33,15 @@ export async function headObject(
   const where = { ...bucket.addressOf(key), ...bucket.customerKey };
   const found = await bucket.ask(`could not read "${bucket.urlOf(key)}"`, async (abort) => {
     try {
-      return await bucket.client.send(new HeadObjectCommand(where), abort);
+      const answer = await bucket.client.send(new HeadObjectCommand(where), abort);
+      checkHasETag(answer);
+      return answer;
     } catch (error) {
       const { status, code } = answerOf(error);
-      if (status === undefined || status >= 500 || code !== undefined) throw error;
+      if (error instanceof BadAnswerError || status === undefined || status >= 500 || code !== undefined) throw error;
       // An answer to HEAD has no body and so no code: NoSuchKey and NoSuchBucket look the same. GET tells them apart.
-      const { Body } = await bucket.client.send(new GetObjectCommand({ ...where, Range: "bytes=0-0" }), abort);
-      await discard(Body);
+      const found = await bucket.client.send(new GetObjectCommand({ ...where, Range: "bytes=0-0" }), abort);
+      await discard(found.Body);
       throw new BadAnswerError(`HEAD was answered with ${status}, but the object can be read`);
     }
   });
@@ -73,12 +75,17 @@ export async function openObject(
   const { signal } = bucket;
   const action = `could not read "${bucket.urlOf(key)}"`;
   const where = { ...bucket.addressOf(key), ...bucket.customerKey };
-  const first = await bucket.ask(action, (abort) => bucket.client.send(new GetObjectCommand(where), abort));
+  const first = await bucket.ask(action, async (abort) => {
+    const answer = await bucket.client.send(new GetObjectCommand(where), abort);
+    if (!answer.ETag) await discard(answer.Body);
+    checkHasETag(answer);
+    return answer;
+  });
   const sizeBytes = sizeOf(first.ContentLength);
   const { ETag } = first;
 
   const resume = async (at: number): Promise<GetObjectCommandOutput> => {
-    const rest = { ...where, Range: `bytes=${at}-`, ...(ETag ? { IfMatch: ETag } : {}) };
+    const rest = { ...where, Range: `bytes=${at}-`, IfMatch: ETag };
     const found = await bucket.client.send(new GetObjectCommand(rest), { abortSignal: signal }).catch((error) => {
       if (answerOf(error).code !== "NoSuchKey") throw error;
       // It was there, so this is no proof that it never existed.

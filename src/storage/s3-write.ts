@@ -11,7 +11,7 @@ import { Failure, reasonOf, UsageError } from "../errors.ts";
 import type { MultipartRequests } from "./multipart-upload.ts";
 import type { ObjectKey, ObjectMetadata } from "./object-store.ts";
 import { delayedStop } from "./retry.ts";
-import { answerOf, BadAnswerError, mayHaveHappened } from "./s3-answer.ts";
+import { answerOf, BadAnswerError, checkHasETag, mayHaveHappened } from "./s3-answer.ts";
 import { CLEANUP_MS, type S3Bucket } from "./s3-bucket.ts";
 import { objectExists, WRITE_ID } from "./s3-read.ts";
 
@@ -42,15 +42,15 @@ export class S3Writer {
     const writeId = crypto.randomUUID();
     const put = { ...this.#object(key, metadata, writeId), Body: body };
     if (this.#looksFirst && (await objectExists(bucket, key))) return "exists";
-    return await this.#createOnce(key, writeId, (condition) =>
-      bucket.client.send(new PutObjectCommand({ ...put, ...condition })),
+    return await this.#createOnce(key, writeId, (condition, abort) =>
+      bucket.client.send(new PutObjectCommand({ ...put, ...condition }), abort),
     );
   }
 
   async replace(key: ObjectKey, body: Uint8Array, metadata: ObjectMetadata = {}): Promise<void> {
     const put = { ...this.#object(key, metadata, undefined), Body: body };
-    await this.#bucket.ask(`could not write "${this.#bucket.urlOf(key)}"`, (abort) =>
-      this.#bucket.client.send(new PutObjectCommand(put), abort),
+    await this.#bucket.ask(`could not write "${this.#bucket.urlOf(key)}"`, async (abort) =>
+      checkHasETag(await this.#bucket.client.send(new PutObjectCommand(put), abort)),
     );
   }
 
@@ -138,14 +138,17 @@ export class S3Writer {
   async #createOnce(
     key: ObjectKey,
     writeId: string,
-    send: (condition: { IfNoneMatch?: string }, abort: { abortSignal: AbortSignal }) => Promise<unknown>,
+    send: (
+      condition: { IfNoneMatch?: string },
+      abort: { abortSignal: AbortSignal },
+    ) => Promise<{ readonly ETag?: string | undefined }>,
   ): Promise<"created" | "exists"> {
     const condition = this.#isEmulated ? {} : { IfNoneMatch: "*" };
     const action = `could not write "${this.#bucket.urlOf(key)}"`;
     let isUncertain = false;
     return await this.#bucket.ask(action, async (abort) => {
       try {
-        await send(condition, abort);
+        checkHasETag(await send(condition, abort));
         return "created";
       } catch (error) {
         const { status, code } = answerOf(error);
@@ -163,8 +166,9 @@ export class S3Writer {
   async #isOurs(key: ObjectKey, writeId: string): Promise<boolean> {
     const { client, signal, customerKey } = this.#bucket;
     const where = { ...this.#bucket.addressOf(key), ...customerKey };
-    const { Metadata } = await client.send(new HeadObjectCommand(where), { abortSignal: signal });
-    return Metadata?.[WRITE_ID] === writeId;
+    const found = await client.send(new HeadObjectCommand(where), { abortSignal: signal });
+    checkHasETag(found);
+    return found.Metadata?.[WRITE_ID] === writeId;
   }
 
   #object(key: ObjectKey, metadata: ObjectMetadata, writeId: string | undefined) {

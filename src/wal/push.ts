@@ -7,7 +7,16 @@
  */
 import { readdir, readFile, rename, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { IntegrityError, InterruptedError, reasonOf, SourceMissingError, systemCodeOf, UsageError } from "../errors.ts";
+import {
+  IntegrityError,
+  InterruptedError,
+  NotFoundError,
+  reasonOf,
+  SourceMissingError,
+  StorageError,
+  systemCodeOf,
+  UsageError,
+} from "../errors.ts";
 import { checkSegment } from "../postgres/wal-page-header.ts";
 import { parseWalFile, type WalFile } from "../postgres/wal-segment.ts";
 import type { OverwriteProof } from "../repository/overwrite-proof.ts";
@@ -80,13 +89,27 @@ async function archive(
     log.info(`archived "${file.name}"`);
     return;
   }
-  if (Buffer.compare(await readWal(path), await archive.get(file)) !== 0) {
+  if (Buffer.compare(await readWal(path), await archivedContent(file, archive)) !== 0) {
     throw new IntegrityError(`"${file.name}" is already archived with different content`, {
       detail: `${archive.urlOf(file.name)} was left as it is.`,
       hint: "Check that no other cluster archives to this prefix. A server that was restored and started without recovery.signal writes on the old timeline: restore it again, with recovery.signal, or give it a prefix of its own.",
     });
   }
   log.info(`"${file.name}" was already archived with the same content`);
+}
+
+/** Of a file that the store has just said to be there. */
+async function archivedContent(file: WalFile, archive: WalArchive): Promise<Uint8Array> {
+  try {
+    return await archive.get(file);
+  } catch (cause) {
+    if (!(cause instanceof NotFoundError)) throw cause;
+    throw new StorageError(`could not compare "${file.name}" with what is archived`, {
+      detail: `The store refused to write ${archive.urlOf(file.name)} because it is there, and now says that it is not.`,
+      hint: "Somebody may have deleted it meanwhile. PostgreSQL archives the file again.",
+      cause,
+    });
+  }
 }
 
 async function readAndPrepare(

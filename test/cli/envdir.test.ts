@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, test } from "bun:test";
 import { chmod, mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
-import { answer, s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
+import { answer, EMPTY_LIST, s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
 import { Site } from "../support/site.ts";
 import { ensureProgram } from "../support/system-packages.ts";
 
@@ -89,7 +89,7 @@ describe.each(WAYS)("$way", ({ words }) => {
 
   test("AWS_PROFILE and other variables of the AWS SDK count", async () => {
     await using site = await Site.create();
-    await using s3 = await startScriptedS3(() => answer(200, "<ListBucketResult></ListBucketResult>"));
+    await using s3 = await startScriptedS3(() => EMPTY_LIST);
     await writeFile(
       join(site.directory, "credentials"),
       "[default]\naws_access_key_id = DEFAULTKEY\naws_secret_access_key = a\n[archiver]\naws_access_key_id = ARCHIVERKEY\naws_secret_access_key = b\n",
@@ -143,7 +143,7 @@ describe("as WAL-E", () => {
     const stored = new Set<string>();
     await using s3 = await startScriptedS3(({ method, target, headers }) => {
       const [key = "", query = ""] = target.split("?");
-      if (query.includes("list-type")) return answer(200, "<ListBucketResult></ListBucketResult>");
+      if (query.includes("list-type")) return EMPTY_LIST;
       // An answer to HEAD has no body.
       if (method === "HEAD") return answer(404);
       if (method !== "PUT") return s3Error(404, "NoSuchKey");

@@ -7,7 +7,7 @@ import { chmod, mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ordinaryAccount } from "../support/account.ts";
 import { random } from "../support/random.ts";
-import { answer, type Script, s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
+import { answer, EMPTY_LIST, type Script, s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
 import { compressed, onSmallDisk, Site } from "../support/site.ts";
 import { historyContent, MiB, walContent } from "../support/wal-content.ts";
 
@@ -63,8 +63,7 @@ const CLASSES: readonly FailureClass[] = [
     what: "absence from the right bucket",
     code: 74,
     inRecovery: 74,
-    s3: ({ target }) =>
-      target.includes("list-type") ? answer(200, "<ListBucketResult></ListBucketResult>") : s3Error(404, "NoSuchKey"),
+    s3: ({ target }) => (target.includes("list-type") ? EMPTY_LIST : s3Error(404, "NoSuchKey")),
   },
   { what: "a bucket that is not there", code: 64, inRecovery: 200, s3: () => s3Error(404, "NoSuchBucket") },
   { what: "a 404 of some proxy", code: 69, inRecovery: 200, s3: () => answer(404, "<html>not here</html>") },

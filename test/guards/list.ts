@@ -53,9 +53,17 @@ export const GUARDS: readonly Guard[] = [
     fails: "putIfAbsent() > sends the condition and no checksum",
   },
   {
+    ...{ ...UNIT, promise: 1, guards: "a page that a proxy answers 200 with is no success" },
+    file: "storage/s3-answer.ts",
+    search: "  if (!ETag) throw",
+    replacement: "  if (false) throw",
+    test: "test/unit/storage/s3.test.ts",
+    fails: "putIfAbsent()",
+  },
+  {
     ...{ ...UNIT, promise: 2, guards: "a name that is taken is compared, and other content is refused" },
     file: "wal/push.ts",
-    search: "if (Buffer.compare(await readWal(path), await archive.get(file)) !== 0) {",
+    search: "if (Buffer.compare(await readWal(path), await archivedContent(file, archive)) !== 0) {",
     replacement: "if (false) {",
     test: "test/unit/wal/push.test.ts",
     fails: "refuses other content under the same name and keeps the first",
@@ -67,6 +75,14 @@ export const GUARDS: readonly Guard[] = [
     replacement: "    void outcome;\n",
     test: "test/unit/repository/backup-upload.test.ts",
     fails: "a second backup of one name is refused, begun or complete",
+  },
+  {
+    ...{ ...UNIT, promise: 3, guards: "a page that a proxy answers 200 with is no list of nothing" },
+    file: "storage/s3-list.ts",
+    search: "if (answer.IsTruncated === undefined) throw",
+    replacement: "if (false) throw",
+    test: "test/unit/storage/s3.test.ts",
+    fails: "listLevel()",
   },
   {
     ...{ ...UNIT, promise: 3, guards: "only the store's own word, in a 404, is absence" },

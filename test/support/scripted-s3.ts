@@ -69,9 +69,10 @@ export async function startScriptedS3(script: Script): Promise<ScriptedS3> {
   };
 }
 
-/** A whole HTTP answer. */
+/** A whole HTTP answer. A good one has an ETag, as S3's have. */
 export function answer(status: number, body = "", headers: Readonly<Record<string, string>> = {}): string {
-  const lines = Object.entries({ "content-length": String(Buffer.byteLength(body)), ...headers });
+  const etag = status < 300 && { etag: '"scripted"' };
+  const lines = Object.entries({ "content-length": String(Buffer.byteLength(body)), ...etag, ...headers });
   return `HTTP/1.1 ${status} Scripted\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join("")}\r\n${body}`;
 }
 
@@ -85,3 +86,5 @@ export function s3Error(
   const xml = `<?xml version="1.0"?><Error><Code>${code}</Code><Message>scripted ${code}</Message>${more}</Error>`;
   return answer(status, xml, { "content-type": "application/xml", ...headers });
 }
+
+export const EMPTY_LIST = answer(200, "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>");

@@ -11,7 +11,8 @@ import {
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
 import { openS3Store, type S3StoreOptions } from "../../../src/storage/s3.ts";
 import { createLog } from "../../../src/system/log.ts";
-import { answer, type Script, s3Error, startScriptedS3 } from "../../support/scripted-s3.ts";
+import { answer, EMPTY_LIST, type Script, s3Error, startScriptedS3 } from "../../support/scripted-s3.ts";
+import { waitFor } from "../../support/wait-for.ts";
 
 const MiB = 1024 * 1024;
 const SECRET = "a-secret-that-nobody-may-see";
@@ -63,7 +64,6 @@ async function failure(work: () => Promise<unknown>): Promise<Failure> {
 }
 
 const OBJECT = answer(200, "hello", { etag: '"e1"' });
-const EMPTY_LIST = answer(200, "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>");
 
 describe("get() asks again", () => {
   test.each([
@@ -88,11 +88,13 @@ describe("get() asks again", () => {
     ["is closed without an answer", "end"],
     ["stays silent", "silent"],
     ["breaks within the head", "head"],
+    ["breaks within the body of an error", "error"],
   ])("when the connection %s", async (_, how) => {
     await using it = await setUp(({ number }, socket) => {
       if (number > 1) return OBJECT;
       if (how === "reset") socket.resetAndDestroy();
       if (how === "end") socket.end();
+      if (how === "error") socket.end("HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\n<Error><Code>NoSuch");
       if (how === "head") socket.end("HTTP/1.1 200 OK\r\nContent-Le");
       return undefined;
     });
@@ -273,6 +275,23 @@ describe("stream()", () => {
   });
 });
 
+describe("a page that a proxy answers 200 with is no answer of the store", () => {
+  /** Without an ETag, and no list. */
+  const page = "HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n<h1>Welcome</h1>";
+  test.each([
+    ["putIfAbsent()", (store: ObjectStore) => store.putIfAbsent("a", new Uint8Array(1))],
+    ["replace()", (store: ObjectStore) => store.replace("a", new Uint8Array(1))],
+    ["get()", (store: ObjectStore) => store.get("a", 10)],
+    ["head()", (store: ObjectStore) => store.head("a")],
+    ["list()", (store: ObjectStore) => Array.fromAsync(store.list(""))],
+    ["listLevel()", (store: ObjectStore) => store.listLevel("")],
+  ])("%s", async (_, ask) => {
+    await using it = await setUp(({ method }) => (method === "HEAD" ? page.replace("<h1>Welcome</h1>", "") : page));
+    expect(await failure(() => ask(it.store))).toBeInstanceOf(StorageError);
+    expect(it.waits.length).toBeGreaterThan(1);
+  });
+});
+
 describe("putIfAbsent()", () => {
   test("sends the condition and no checksum that older services refuse", async () => {
     await using it = await setUp(() => answer(200));
@@ -287,6 +306,16 @@ describe("putIfAbsent()", () => {
     await using it = await setUp(() => s3Error(status, code));
     expect(await it.store.putIfAbsent("a", new Uint8Array(5))).toBe("exists");
     expect(it.server.requests).toHaveLength(1);
+  });
+
+  test("a stop ends it while it waits, with its reason", async () => {
+    const stop = new AbortController();
+    await using it = await setUp(() => undefined, { signal: stop.signal, idleTimeoutMs: 60_000 });
+    const putting = it.store.putIfAbsent("a", new Uint8Array(1));
+    putting.catch(() => {});
+    await waitFor(() => it.server.requests.length > 0, { intervalMs: 1 });
+    stop.abort(new Error("stopped"));
+    await expect(putting).rejects.toThrow("stopped");
   });
 
   test("asks again after 409 ConditionalRequestConflict", async () => {

@@ -2,7 +2,14 @@ import { describe, expect, test } from "bun:test";
 import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openZstd } from "../../../src/codec/zstd.ts";
-import { IntegrityError, InterruptedError, SourceMissingError, StorageError, UsageError } from "../../../src/errors.ts";
+import {
+  IntegrityError,
+  InterruptedError,
+  NotFoundError,
+  SourceMissingError,
+  StorageError,
+  UsageError,
+} from "../../../src/errors.ts";
 import { walKey } from "../../../src/repository/keys.ts";
 import { NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
@@ -31,6 +38,7 @@ async function setUp(fault?: Fault) {
   const context: WalPushContext = { archive, identity, proof: NO_PROOF_NEEDED, poolSize: 4, log };
   return {
     store,
+    archive,
     calls: () => faulty.calls,
     expectLog,
     path: (name: string) => join(walDirectory, name),
@@ -81,6 +89,16 @@ describe("pushWal()", () => {
     await expect(site.push(FIRST)).rejects.toThrow(`"${FIRST}" is already archived with different content`);
     expect(await site.store.get(walKey(FIRST), 2 ** 20)).toEqual(before);
     site.expectLog(`INFO: archived "${FIRST}"`);
+  });
+
+  test("a name that is taken by nothing that can be read is no success, and no absence", async () => {
+    await using site = await setUp();
+    await site.write(FIRST);
+    await site.push(FIRST);
+    const get = async () => {
+      throw new NotFoundError("deleted meanwhile");
+    };
+    await expect(site.push(FIRST, { archive: { ...site.archive, get } })).rejects.toThrow(StorageError);
   });
 
   test("archives other segments that are marked ready, oldest first, and marks those done", async () => {
