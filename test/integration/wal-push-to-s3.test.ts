@@ -4,14 +4,10 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  GetObjectCommand,
-  HeadObjectCommand,
-  ListMultipartUploadsCommand,
-  ListObjectsV2Command,
-} from "@aws-sdk/client-s3";
+import { HeadObjectCommand } from "@aws-sdk/client-s3";
 import { baseEnvironment } from "../support/run-program.ts";
-import { everyS3Server, type S3Server, type S3ServerDescription, s3ClientOf } from "../support/s3-server.ts";
+import { archivedInBucket, bucketListing, s3Environment } from "../support/s3-archive.ts";
+import { everyS3Server, type S3Server, s3ClientOf } from "../support/s3-server.ts";
 import { Site } from "../support/site.ts";
 import { startTcpProxy } from "../support/tcp-proxy.ts";
 import { MiB, walContent } from "../support/wal-content.ts";
@@ -24,43 +20,6 @@ const DESTINATION = "pg_wal/RECOVERYXLOG";
 const { servers, stop } = await everyS3Server();
 afterAll(stop);
 
-const environment = (server: S3ServerDescription, bucket: string) => ({
-  WALB_FILE_PREFIX: undefined,
-  WALB_S3_PREFIX: `s3://${bucket}/some/path`,
-  AWS_ENDPOINT_URL: server.endpoint,
-  AWS_REGION: server.region,
-  AWS_ACCESS_KEY_ID: server.accessKeyId,
-  AWS_SECRET_ACCESS_KEY: server.secretAccessKey,
-  WALB_RETRY_DEADLINE: "1s",
-  WALB_RECOVERY_RETRY_DEADLINE: "1s",
-});
-
-async function listing(server: S3Server, bucket: string): Promise<Record<string, string>> {
-  const client = s3ClientOf(server);
-  try {
-    const { Contents = [] } = await client.send(new ListObjectsV2Command({ Bucket: bucket }));
-    const { Uploads = [] } = await client.send(new ListMultipartUploadsCommand({ Bucket: bucket }));
-    return Object.fromEntries([
-      ...Contents.map(({ Key = "", ETag = "" }) => [Key, ETag] as const),
-      ...Uploads.map(({ Key = "", UploadId = "" }) => [Key, `unfinished ${UploadId}`] as const),
-    ]);
-  } finally {
-    client.destroy();
-  }
-}
-
-/** What `zstd` alone makes of the archived object. */
-async function archived(server: S3Server, bucket: string, name: string): Promise<Uint8Array> {
-  const client = s3ClientOf(server);
-  try {
-    const Key = `some/path/wal_005/${name}.zst`;
-    const { Body } = await client.send(new GetObjectCommand({ Bucket: bucket, Key }));
-    return Bun.zstdDecompressSync((await Body?.transformToByteArray()) as Uint8Array<ArrayBuffer>);
-  } finally {
-    client.destroy();
-  }
-}
-
 const same = (a: Uint8Array, b: Uint8Array) => Buffer.compare(a, b) === 0;
 const sha256 = (content: Uint8Array) => createHash("sha256").update(content).digest("hex");
 
@@ -72,14 +31,14 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
 
   test("a segment is one object with its SHA-256, archived once, and fetched again byte for byte", async () => {
     const own = await server.createBucket();
-    const env = environment(server, own);
+    const env = s3Environment(server, own);
     await using site = await Site.create();
     const content = await site.segment(A, { sizeBytes: 16 * MiB });
     const push = () => site.walb(["wal-push", `pg_wal/${A}`], { env });
     expect(await push()).toMatchObject({ exitCode: 0, stderr: `wal-b: INFO: archived "${A}"\n` });
-    const first = await listing(server, own);
+    const first = await bucketListing(server, own);
     expect(Object.keys(first)).toEqual([`some/path/wal_005/${A}.zst`]);
-    expect(same(await archived(server, own, A), content)).toBe(true);
+    expect(same(await archivedInBucket(server, own, A), content)).toBe(true);
     const client = s3ClientOf(server);
     const { Metadata } = await client.send(new HeadObjectCommand({ Bucket: own, Key: `some/path/wal_005/${A}.zst` }));
     client.destroy();
@@ -91,7 +50,7 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
     });
     await site.segment(A, { sizeBytes: 16 * MiB, fill: 8 });
     expect(await push()).toMatchObject({ exitCode: 65 });
-    expect(await listing(server, own)).toEqual(first);
+    expect(await bucketListing(server, own)).toEqual(first);
 
     expect(await site.walb(["wal-fetch", A, DESTINATION], { env })).toMatchObject({ exitCode: 0 });
     expect(same(await Bun.file(join(site.data, DESTINATION)).bytes(), content)).toBe(true);
@@ -101,7 +60,7 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
 
   test.each([1, 2, 3])("two push the same content at once: both succeed (round %i)", async () => {
     const own = await server.createBucket();
-    const env = environment(server, own);
+    const env = s3Environment(server, own);
     await using site = await Site.create();
     const content = await site.segment(A, { sizeBytes: 16 * MiB });
     const push = () => site.walb(["wal-push", `pg_wal/${A}`], { env });
@@ -110,12 +69,12 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
       [0, ""],
       [0, ""],
     ]);
-    expect(same(await archived(server, own, A), content)).toBe(true);
+    expect(same(await archivedInBucket(server, own, A), content)).toBe(true);
   });
 
   test.each([1, 2, 3])("two push different content at once: one wins and the other is refused (round %i)", async () => {
     const own = await server.createBucket();
-    const env = environment(server, own);
+    const env = s3Environment(server, own);
     await using site = await Site.create();
     const contents = [
       await site.segment(A, { sizeBytes: 16 * MiB }),
@@ -127,12 +86,12 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
     const results = await Promise.all([`pg_wal/${A}`, other].map((path) => site.walb(["wal-push", path], { env })));
     const codes = results.map(({ exitCode }) => exitCode);
     expect(codes.toSorted(), results.map(({ stderr }) => stderr).join("")).toEqual([0, 65]);
-    expect(same(await archived(server, own, A), contents[codes.indexOf(0)] as Uint8Array)).toBe(true);
+    expect(same(await archivedInBucket(server, own, A), contents[codes.indexOf(0)] as Uint8Array)).toBe(true);
   });
 
   test("killed at any moment, and run again: the segment is archived, whole", async () => {
     const own = await server.createBucket();
-    const env = environment(server, own);
+    const env = s3Environment(server, own);
     await using site = await Site.create();
     const content = await site.segment(A, { sizeBytes: 16 * MiB });
     for (const afterMs of [40, 70, 100, 130, 160]) {
@@ -150,8 +109,8 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
       await exited;
     }
     expect(await site.walb(["wal-push", `pg_wal/${A}`], { env })).toMatchObject({ exitCode: 0 });
-    expect(Object.keys(await listing(server, own))).toEqual([`some/path/wal_005/${A}.zst`]);
-    expect(same(await archived(server, own, A), content)).toBe(true);
+    expect(Object.keys(await bucketListing(server, own))).toEqual([`some/path/wal_005/${A}.zst`]);
+    expect(same(await archivedInBucket(server, own, A), content)).toBe(true);
   });
 
   describe("says no", () => {
@@ -190,8 +149,8 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
       await using site = await Site.create();
       await site.waiting(A);
       await site.waiting(B);
-      const before = [await site.listing(), await listing(server, bucket)];
-      const all = { ...environment(server, bucket), ...env(server) };
+      const before = [await site.listing(), await bucketListing(server, bucket)];
+      const all = { ...s3Environment(server, bucket), ...env(server) };
       const refused = async (args: readonly string[], code: number) => {
         const result = await site.walb(args, { env: all });
         expect(result.exitCode, result.stderr).toBe(code);
@@ -208,7 +167,7 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
       await refused(["wal-fetch", A, DESTINATION], exitCode);
       await refused(["backup-list"], exitCode);
       await refused(["delete", "everything", "FORCE", "--confirm"], exitCode);
-      expect([await site.listing(), await listing(server, bucket)]).toEqual(before);
+      expect([await site.listing(), await bucketListing(server, bucket)]).toEqual(before);
       await site.write("recovery.signal");
       await refused(["wal-fetch", A, DESTINATION], 200);
       expect(await readdir(join(site.data, "pg_wal"))).not.toContain("RECOVERYXLOG");
@@ -219,7 +178,7 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
       await using proxy = await startTcpProxy(server.endpoint);
       const own = await server.createBucket();
       await site.segment(A);
-      const env = { ...environment(server, own), AWS_ENDPOINT_URL: proxy.url };
+      const env = { ...s3Environment(server, own), AWS_ENDPOINT_URL: proxy.url };
       await proxy.close();
       const start = performance.now();
       const refused = await site.walb(["wal-push", `pg_wal/${A}`], { env });
@@ -228,7 +187,7 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
       expect(performance.now() - start).toBeLessThan(8000);
       await proxy.open();
       expect(await site.walb(["wal-push", `pg_wal/${A}`], { env })).toMatchObject({ exitCode: 0 });
-      expect(Object.keys(await listing(server, own))).toEqual([`some/path/wal_005/${A}.zst`]);
+      expect(Object.keys(await bucketListing(server, own))).toEqual([`some/path/wal_005/${A}.zst`]);
     });
 
     test("a store that comes back within the deadline is not noticed", async () => {
@@ -236,13 +195,13 @@ describe.each(servers.map((server) => ({ name: server.name, server })))("on $nam
       await using proxy = await startTcpProxy(server.endpoint);
       const own = await server.createBucket();
       const content = await site.segment(A);
-      const env = { ...environment(server, own), AWS_ENDPOINT_URL: proxy.url, WALB_RETRY_DEADLINE: "20s" };
+      const env = { ...s3Environment(server, own), AWS_ENDPOINT_URL: proxy.url, WALB_RETRY_DEADLINE: "20s" };
       await proxy.close();
       const pushing = site.walb(["wal-push", `pg_wal/${A}`], { env });
       await Bun.sleep(700);
       await proxy.open();
       expect(await pushing).toMatchObject({ exitCode: 0 });
-      expect(same(await archived(server, own, A), content)).toBe(true);
+      expect(same(await archivedInBucket(server, own, A), content)).toBe(true);
     });
   });
 });

@@ -5,7 +5,7 @@
 import { createServer, type Server, type Socket } from "node:net";
 import { type Answer, answerText, forward, HttpReader, nameOfRequest, type RequestHead } from "./http-messages.ts";
 
-/** What happens to a request instead of passing through. What it neither answers nor ends stays without an answer. */
+/** What happens to a request instead of passing through. */
 export type Fault = (exchange: Exchange) => Promise<void>;
 
 export interface Where {
@@ -26,22 +26,20 @@ export interface FaultProxy extends AsyncDisposable {
   readonly requests: readonly string[];
   /** How many requests since arm() have met the fault. */
   readonly answered: number;
+  /** How many requests since arm() are left in silence, after all that the fault does. */
+  readonly silent: number;
 }
 
 /** One request that meets a fault. Its body is still to be read. */
 export class Exchange {
   readonly head: RequestHead;
   readonly #reader: HttpReader;
-  readonly #socket: Socket;
-  readonly #target: URL;
-  readonly #refuse: () => void;
+  readonly #line: Line;
 
-  constructor(head: RequestHead, reader: HttpReader, { socket, target, refuse }: Line) {
+  constructor(head: RequestHead, reader: HttpReader, line: Line) {
     this.head = head;
     this.#reader = reader;
-    this.#socket = socket;
-    this.#target = target;
-    this.#refuse = refuse;
+    this.#line = line;
   }
 
   /** Reads so much of the body, at most all of it. */
@@ -51,43 +49,50 @@ export class Exchange {
 
   /** Has the real server carry the request out. */
   async pass(): Promise<Answer> {
-    return await forward(this.#target, this.head, await this.read());
+    return await forward(this.#line.target, this.head, await this.read());
   }
 
   /** Sends the real server so much of the body, and then closes the connection to it. */
   async passPart(bytes: number): Promise<void> {
-    await forward(this.#target, this.head, await this.read(bytes)).catch(() => undefined);
+    await forward(this.#line.target, this.head, await this.read(bytes)).catch(() => undefined);
   }
 
   /** @param bytes  the end, of the head and the body together */
   async send(answer: Answer, bytes = Number.POSITIVE_INFINITY): Promise<void> {
-    await written(this.#socket, answerText(answer, this.head.method).subarray(0, bytes));
+    await written(this.#line.socket, answerText(answer, this.head.method).subarray(0, bytes));
   }
 
   async sendBytes(bytes: Uint8Array): Promise<void> {
-    await written(this.#socket, bytes);
+    await written(this.#line.socket, bytes);
+  }
+
+  /** Nothing more, until the connection is closed by the other side, or the proxy by the test. */
+  async silence(): Promise<never> {
+    this.#line.onSilence();
+    return await new Promise<never>(() => {});
   }
 
   /** Without any answer (FIN). */
   cut(): void {
-    this.#socket.destroy();
+    this.#line.socket.destroy();
   }
 
   /** As a host does that knows nothing of the connection (RST). */
   reset(): void {
-    this.#socket.resetAndDestroy();
+    this.#line.socket.resetAndDestroy();
   }
 
   /** Nobody listens for a while, and all connections are cut. */
   refuse(): void {
-    this.#refuse();
+    this.#line.onRefusal();
   }
 }
 
 interface Line {
   readonly socket: Socket;
   readonly target: URL;
-  readonly refuse: () => void;
+  readonly onRefusal: () => void;
+  readonly onSilence: () => void;
 }
 
 interface Armed extends Required<Where> {
@@ -100,7 +105,7 @@ const REFUSED_MS = 200;
 export async function startFaultProxy(target: string): Promise<FaultProxy> {
   const sockets = new Set<Socket>();
   let requests: string[] = [];
-  let [counted, answered, port] = [0, 0, 0];
+  let [counted, answered, silent, port] = [0, 0, 0, 0];
   let armed: Armed | undefined;
   let server: Server | undefined;
   let reopening: ReturnType<typeof setTimeout> | undefined;
@@ -120,7 +125,7 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
       if (head === undefined) return;
       const fault = meets(nameOfRequest(head));
       if (fault !== undefined) {
-        await fault(new Exchange(head, reader, { socket, target: new URL(target), refuse }));
+        await fault(new Exchange(head, reader, { socket, target: new URL(target), onRefusal, onSilence }));
       } else {
         const answer = await forward(new URL(target), head, await reader.take(head.bodyBytes));
         await written(socket, answerText(answer, head.method));
@@ -132,7 +137,10 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
     server = undefined;
     for (const socket of sockets) socket.destroy();
   };
-  const refuse = () => {
+  const onSilence = () => {
+    silent++;
+  };
+  const onRefusal = () => {
     close();
     reopening = setTimeout(() => void open(), REFUSED_MS);
   };
@@ -163,9 +171,12 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
     get answered() {
       return answered;
     },
+    get silent() {
+      return silent;
+    },
     async arm(fault, { from = 1, times = Number.POSITIVE_INFINITY, only = () => true } = {}) {
       armed = fault && { fault, from, times, only };
-      [requests, counted, answered] = [[], 0, 0];
+      [requests, counted, answered, silent] = [[], 0, 0, 0];
       await open();
     },
     async [Symbol.asyncDispose]() {

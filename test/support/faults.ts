@@ -51,10 +51,13 @@ const LOST_REQUESTS: readonly NamedFault[] = [
     await exchange.read();
     exchange.cut();
   }),
-  lost("silence", async (exchange) => void (await exchange.read())),
+  lost("silence", async (exchange) => {
+    await exchange.read();
+    await exchange.silence();
+  }),
   lost("silence in the middle of the request", async (exchange) => {
     await exchange.read(half(exchange.head.bodyBytes));
-    await forEver();
+    await exchange.silence();
   }),
   lost("half a request", dropRequestAfter(0.5)),
 ];
@@ -67,7 +70,7 @@ const LOST_ANSWERS: readonly NamedFault[] = [
   }),
   carriedOut("silence instead of the answer", async (exchange) => {
     await exchange.pass();
-    await forEver();
+    await exchange.silence();
   }),
   carriedOut("500 instead of the answer", async (exchange) => {
     await exchange.pass();
@@ -87,7 +90,7 @@ const CHANGED_ANSWERS: readonly NamedFault[] = [
       // What has no body is whole.
       if (answer.body.byteLength === 0) return await exchange.send(answer);
       await exchange.send({ ...answer, ...fullLength(answer), body: firstHalf(answer.body) });
-      await forEver();
+      await exchange.silence();
     },
   },
   {
@@ -128,7 +131,7 @@ const CHANGED_ANSWERS: readonly NamedFault[] = [
 ];
 
 /** Longer in all than an idle timeout of 500 ms, which it must not be taken for. */
-const DRIPS = 10;
+const DRIPS = 12;
 const DRIP_MS = 75;
 
 /** None of them proves that something is not there. */
@@ -200,5 +203,3 @@ const fullLength = ({ headers, body }: Answer) => ({
 });
 const half = (bytes: number) => Math.floor(bytes / 2);
 const firstHalf = (body: Buffer) => body.subarray(0, half(body.byteLength));
-/** Until the connection is closed by the other side, or the proxy by the test. */
-const forEver = () => new Promise<never>(() => {});

@@ -7,6 +7,8 @@ export interface RunOptions {
   readonly cwd?: string | undefined;
   readonly stdin?: string | Uint8Array | undefined;
   readonly timeoutMs?: number | undefined;
+  /** The program gets this signal once it is known. */
+  readonly signalled?: Promise<NodeJS.Signals> | undefined;
   /** Root hands the program to this account. */
   readonly as?: { readonly uid: number; readonly gid: number } | undefined;
 }
@@ -60,6 +62,7 @@ export async function runProgram(command: readonly string[], options: RunOptions
   child.stdin.on("error", () => undefined);
   child.stdin.end(stdin);
 
+  options.signalled?.then((signal) => child.kill(signal)).catch(() => undefined);
   let timedOut = false;
   const timer = setTimeout(() => {
     timedOut = true;
