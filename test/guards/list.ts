@@ -45,6 +45,22 @@ export const GUARDS: readonly Guard[] = [
     fails: "upload() > a 200 whose body is an error is no success",
   },
   {
+    ...{ needs: "servers", promise: 1, guards: "an object in a directory is on the disk before it has its name" },
+    file: "storage/directory-write.ts",
+    search: "      await file.sync();\n",
+    replacement: "",
+    test: "test/integration/wal-push-is-durable-before-it-succeeds.test.ts",
+    fails: "content is made durable before its name is given, and the name before wal-push succeeds",
+  },
+  {
+    ...{ needs: "servers", promise: 1, guards: "its name is on the disk before wal-push succeeds" },
+    file: "storage/directory-write.ts",
+    search: "      await syncDirectory(dirname(this.#finalPath));\n",
+    replacement: "",
+    test: "test/integration/wal-push-is-durable-before-it-succeeds.test.ts",
+    fails: "content is made durable before its name is given, and the name before wal-push succeeds",
+  },
+  {
     ...{ ...UNIT, promise: 2, guards: "one atomic request creates an object or finds the name taken" },
     file: "storage/s3-write.ts",
     search: 'const condition = this.#isEmulated ? {} : { IfNoneMatch: "*" };',
@@ -83,6 +99,22 @@ export const GUARDS: readonly Guard[] = [
     replacement: "if (false) throw",
     test: "test/unit/storage/s3.test.ts",
     fails: "listLevel()",
+  },
+  {
+    ...{ ...UNIT, promise: 2, guards: "another cluster's WAL is not taken in" },
+    file: "wal/cluster-identity.ts",
+    search: "  if (owner.systemIdentifier !== systemIdentifier) {",
+    replacement: "  if (false) {",
+    test: "test/unit/wal/cluster-identity.test.ts",
+    fails: "another cluster's archive is refused with both identifiers, every time",
+  },
+  {
+    ...{ ...UNIT, promise: 2, guards: "a store that ignores the condition is found out" },
+    file: "repository/overwrite-proof.ts",
+    search: "    if (refuses) return;\n",
+    replacement: "    return;\n",
+    test: "test/unit/repository/overwrite-proof.test.ts",
+    fails: "a store that writes again has to be asked first from then on, and the user is told",
   },
   {
     ...{ ...UNIT, promise: 3, guards: "only the store's own word, in a 404, is absence" },
@@ -174,6 +206,22 @@ export const GUARDS: readonly Guard[] = [
     fails: "nothing is unpacked outside of the target",
   },
   {
+    ...{ ...UNIT, promise: 4, guards: "another cluster's segment is not put in place" },
+    file: "wal/fetch.ts",
+    search: "if (systemIdentifier !== undefined && written !== systemIdentifier) {",
+    replacement: "if (false) {",
+    test: "test/unit/wal/fetch.test.ts",
+    fails: "fetchWal() does not fetch another cluster's segment, and leaves nothing behind",
+  },
+  {
+    ...{ ...UNIT, promise: 4, guards: "a page with a wrong checksum is noticed while it is backed up" },
+    file: "postgres/page-checksum.ts",
+    search: "stored === 0 ? isNew(words, at, pageWords) : stored === pageChecksum(words, at, pageWords, block);",
+    replacement: "true || isNew(words, at, pageWords) || stored === pageChecksum(words, at, pageWords, block);",
+    test: "test/unit/backup/verify-pages.test.ts",
+    fails: "takes a page that stays wrong for damaged, after it has given a write time to end",
+  },
+  {
     ...{ ...UNIT, promise: 5, guards: "the sentinel is written last" },
     file: "repository/backup-upload.ts",
     search:
@@ -191,6 +239,14 @@ export const GUARDS: readonly Guard[] = [
     replacement: "",
     test: "test/unit/retention/delete.test.ts",
     fails: "carryOut() > deletes the sentinel first, then the contents with the claim last, then WAL",
+  },
+  {
+    ...{ ...UNIT, promise: 5, guards: "a backup of a newer format is not guessed at" },
+    file: "repository/sentinel.ts",
+    search: '  if ((own?.integer("FormatVersion") ?? 0) > FORMAT_VERSION) {',
+    replacement: "  if (false) {",
+    test: "test/unit/repository/sentinel.test.ts",
+    fails: "a newer format",
   },
   {
     ...{ needs: "servers", promise: 5, guards: "a backup waits for all WAL from start to stop" },
