@@ -7,19 +7,21 @@
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { TarHeader } from "../codec/tar.ts";
-import type { BackupManifestWriter } from "../postgres/backup-manifest.ts";
+import type { BackupManifestWriter, ManifestFile } from "../postgres/backup-manifest.ts";
 import type { DataEntry, DataFile } from "../postgres/data-entry.ts";
 import { PG_CONTROL_PATH, readPgControlBytes } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import type { BackupUpload, PartWriter } from "../repository/backup-upload.ts";
 import type { FilesMetadataWriter, PackedFile } from "../repository/files-metadata.ts";
 import { PG_CONTROL_PART, partName } from "../repository/keys.ts";
+import { UploadLostError } from "../storage/object-store.ts";
 import { type Log, SILENT } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import type { Progress, StartProgress } from "../system/progress.ts";
 import type { RateLimit } from "../system/rate-limit.ts";
 import { countBeside } from "./estimate.ts";
 import type { PageVerification } from "./page-verification.ts";
+import { PartEntries } from "./part-entries.ts";
 import { openDataFile } from "./read-file.ts";
 
 export interface PackContext {
@@ -79,44 +81,58 @@ export async function packParts(
     await forEachAtOnce(limits.partsAtOnce, firstEntries(), async (first, othersFailed) => {
       const signal = AbortSignal.any([context.signal, othersFailed]);
       const part = partName(++context.totals.parts);
-      await packPart(part, { ...context, signal }, async (add) => {
-        for (let entry: DataEntry | undefined = first; entry !== undefined; ) {
-          const full = (await add(entry)) >= limits.partContentBytes;
-          entry = full ? undefined : await take();
-        }
-      });
+      const entries = new PartEntries(first, take, limits.partContentBytes);
+      await packPart(part, entries, { ...context, signal });
     });
   } finally {
     await source.return?.(undefined);
   }
 }
 
+/** A part whose upload is lost is packed once more, and then once more. */
+const PART_ATTEMPTS = 3;
+
 interface PartContext extends PackContext {
   readonly progress: Progress;
 }
 
-/** One part with the entries that `fill` adds; add() returns how many bytes of files it holds by then. */
-async function packPart(
-  part: string,
-  context: PartContext,
-  fill: (add: (entry: DataEntry) => Promise<number>) => Promise<void>,
-): Promise<void> {
-  const files: PackedFile[] = [];
-  const size = await context.upload.putPart(part, (writer) =>
-    fill(async (entry) => {
-      context.signal.throwIfAborted();
-      if (entry.kind === "file") {
-        const file = await addFile(entry, writer, context);
-        if (file) files.push(file);
-      } else if (entry.kind === "directory") {
-        await writer.add({ ...headerOf(entry), type: "directory", sizeBytes: 0 });
-      }
-      return writer.contentBytes;
-    }),
-  );
-  context.filesMetadata.add({ part, files });
-  context.totals.storedBytes += size.storedBytes;
-  context.totals.objects++;
+/** Nothing is told of a part before it is in the repository. */
+async function packPart(part: string, entries: PartEntries, context: PartContext): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const files: AddedFile[] = [];
+    let copiedBytes = 0;
+    const advance = (bytes: number) => {
+      copiedBytes += bytes;
+      context.progress.advance(bytes);
+    };
+    try {
+      const { storedBytes } = await context.upload.putPart(part, async (writer) => {
+        for await (const entry of entries.each(() => writer.contentBytes)) {
+          context.signal.throwIfAborted();
+          const file = await addEntry(entry, writer, { ...context, advance });
+          if (file) files.push(file);
+        }
+      });
+      return await noteFiles(part, files, storedBytes, context);
+    } catch (error) {
+      if (!(error instanceof UploadLostError) || attempt === PART_ATTEMPTS) throw error;
+      context.log.warning(`the upload of "${part}" is lost, and is made again`, { detail: error.detail ?? "" });
+      context.progress.advance(-copiedBytes);
+    }
+  }
+}
+
+async function noteFiles(part: string, files: readonly AddedFile[], storedBytes: number, context: PartContext) {
+  const { manifest, filesMetadata, totals, pages } = context;
+  filesMetadata.add({ part, files: files.map(({ packed }) => packed) });
+  for (const { packed, manifested } of files) {
+    manifest.add(manifested);
+    totals.files++;
+    totals.contentBytes += manifested.sizeBytes;
+    if (packed.damaged) await pages.report(manifested.path, packed.damaged);
+  }
+  totals.storedBytes += storedBytes;
+  totals.objects++;
 }
 
 /** A file whose content is in memory. */
@@ -167,16 +183,33 @@ export async function fileModeOf(dataDirectory: string): Promise<number> {
   return (await stat(join(dataDirectory, "PG_VERSION"))).mode & 0o777;
 }
 
-/** @returns undefined when the file is gone */
+interface FileContext extends PackContext {
+  readonly advance: (bytes: number) => void;
+}
+
+/** A file in a part, and what is told of it in other places. */
+interface AddedFile {
+  readonly packed: PackedFile;
+  readonly manifested: ManifestFile;
+}
+
+/** @returns undefined for a directory, and when the file is gone */
+async function addEntry(entry: DataEntry, writer: PartWriter, context: FileContext): Promise<AddedFile | undefined> {
+  if (entry.kind === "file") return await addFile(entry, writer, context);
+  if (entry.kind === "directory") await writer.add({ ...headerOf(entry), type: "directory", sizeBytes: 0 });
+  return undefined;
+}
+
 async function addFile(
   entry: DataFile,
   writer: PartWriter,
-  { manifest, totals, readRate, progress, pages, signal }: PartContext,
-): Promise<PackedFile | undefined> {
+  { readRate, advance, pages, signal }: FileContext,
+): Promise<AddedFile | undefined> {
   await using file = await openDataFile(entry.absolutePath);
   if (file === undefined) return undefined;
 
   const header = headerOf(entry);
+  const { sizeBytes } = file;
   const hash = new Bun.CryptoHasher("sha256");
   const verifier = pages.verifierOf(entry.path, file, signal);
   const hashed = async function* () {
@@ -186,23 +219,16 @@ async function addFile(
       await verifier?.verify(bytes, at);
       at += bytes.byteLength;
       hash.update(bytes);
-      progress.advance(bytes.byteLength);
+      advance(bytes.byteLength);
       yield bytes;
     }
   };
-  await writer.add({ ...header, type: "file", sizeBytes: file.sizeBytes }, hashed());
-
-  totals.files++;
-  totals.contentBytes += file.sizeBytes;
-  manifest.add({
-    path: entry.path,
-    sizeBytes: file.sizeBytes,
-    modifiedAt: header.modifiedAt,
-    sha256: hash.digest("hex"),
-  });
-  const damaged = verifier?.damaged;
-  if (damaged) await pages.report(entry.path, damaged);
-  return { memberName: header.name, modifiedAt: header.modifiedAt, damaged };
+  await writer.add({ ...header, type: "file", sizeBytes }, hashed());
+  const { name: memberName, modifiedAt } = header;
+  return {
+    packed: { memberName, modifiedAt, damaged: verifier?.damaged },
+    manifested: { path: entry.path, sizeBytes, modifiedAt, sha256: hash.digest("hex") },
+  };
 }
 
 function headerOf(entry: DataEntry): Omit<TarHeader, "type" | "sizeBytes"> {

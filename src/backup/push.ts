@@ -49,6 +49,7 @@ export interface BackupPushContext {
   readonly zstd: Zstd;
   readonly limits: PackLimits;
   readonly readRate: RateLimit;
+  readonly maySend: (bytes: number) => Promise<void>;
   readonly archiveTimeoutMs: number;
   /** Whether pages are compared with their checksums. */
   readonly pages: "verify" | "skip";

@@ -22,6 +22,12 @@ export const backupPush: Command = {
       setting: "diskRateLimit",
       help: "read no more than this many bytes a second",
     },
+    "network-rate-limit": {
+      kind: "text",
+      value: "BYTES",
+      setting: "networkRateLimit",
+      help: "send no more than this many bytes a second",
+    },
     "verify-page-checksums": {
       kind: "text",
       value: "true|false",
@@ -111,13 +117,15 @@ async function pushContext(
   words: Words,
   { settings, log, startProgress, signal, now }: CommandContext,
 ) {
+  const sendRate = rateOf(settings.networkRateLimit);
   return {
     store,
     archive,
     proof,
     zstd: await zstd(),
     limits: { partsAtOnce: settings.uploadConcurrency, partContentBytes: settings.tarSizeThresholdBytes },
-    readRate: settings.diskRateLimit === 0 ? UNLIMITED : rateLimit(settings.diskRateLimit),
+    readRate: rateOf(settings.diskRateLimit),
+    maySend: (bytes: number) => sendRate.take(bytes, signal),
     archiveTimeoutMs: settings.archiveTimeoutMs,
     pages: words.isSet("verify") || settings.verifyPageChecksums === "true" ? ("verify" as const) : ("skip" as const),
     permanence: words.isSet("permanent") ? ("permanent" as const) : ("impermanent" as const),
@@ -130,3 +138,5 @@ async function pushContext(
     now,
   };
 }
+
+const rateOf = (bytesPerSecond: number) => (bytesPerSecond === 0 ? UNLIMITED : rateLimit(bytesPerSecond));

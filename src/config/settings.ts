@@ -202,6 +202,14 @@ export const SETTINGS = {
     min: 0,
     max: 1024 * GiB,
   }),
+  networkRateLimit: bytes({
+    name: "NETWORK_RATE_LIMIT",
+    flag: "network-rate-limit",
+    help: "backup-push: send parts at no more than this many bytes a second on average; 0 for as fast as it goes. WAL is never held back",
+    initial: 0,
+    min: 0,
+    max: 1024 * GiB,
+  }),
   verifyPageChecksums: choice(["true", "false"] as const, {
     name: "VERIFY_PAGE_CHECKSUMS",
     flag: "verify-page-checksums",

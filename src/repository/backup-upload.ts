@@ -28,6 +28,8 @@ export interface BackupUploadContext {
   readonly zstd: Zstd;
   readonly proof: OverwriteProof;
   readonly log: Log;
+  /** Resolves when so many bytes of a part may be sent: at once if left out. What else a backup writes is small. */
+  readonly maySend?: (bytes: number) => Promise<void>;
 }
 
 /** Frames of one part that are compressed at once. With several parts at once, the cores are kept busy by 2. */
@@ -51,12 +53,20 @@ export class BackupUpload implements AsyncDisposable {
     this.#context = context;
   }
 
-  /** Writes one tar archive as an object under tar_partitions/; `fill` adds its entries. */
+  /**
+   * Writes one tar archive as an object under tar_partitions/; `fill` adds its entries.
+   *
+   * @throws UploadLostError  it may be tried again from the beginning; anything else ends the backup
+   */
   async putPart(part: string, fill: (tar: PartWriter) => Promise<void>): Promise<PartSize> {
-    const { store, zstd } = this.#context;
+    const { store, zstd, maySend } = this.#context;
     const key = partKey(this.name, part);
     await using upload = store.upload(key);
-    const encoder = new ContentEncoder(zstd, (frame) => upload.write(frame), FRAMES_IN_FLIGHT);
+    const send = async (frame: Uint8Array) => {
+      await maySend?.(frame.byteLength);
+      await upload.write(frame);
+    };
+    const encoder = new ContentEncoder(zstd, send, FRAMES_IN_FLIGHT);
     const tar = new TarWriter((bytes) => encoder.write(bytes));
     const writer = new PartWriter(tar);
     try {
@@ -160,7 +170,7 @@ export class BackupUpload implements AsyncDisposable {
 
   async #complete(key: ObjectKey, upload: ObjectUpload): Promise<void> {
     // Before its outcome is known: an object whose answer got lost is ours to take back, too.
-    this.#written.push(key);
+    if (!this.#written.includes(key)) this.#written.push(key);
     if ((await upload.complete()) === "created") return;
 
     this.#written.splice(this.#written.indexOf(key), 1);

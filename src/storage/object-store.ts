@@ -5,6 +5,8 @@
  * Keys are relative to the prefix the store was opened with and never begin with "/".
  */
 
+import { StorageError } from "../errors.ts";
+
 export type ObjectKey = string;
 
 /**
@@ -42,9 +44,16 @@ export interface ObjectUpload extends AsyncDisposable {
    */
   write(bytes: Uint8Array): Promise<void>;
 
-  /** Makes the object visible unless the key is taken; the same atomic condition as putIfAbsent(). */
+  /**
+   * Makes the object visible unless the key is taken; the same atomic condition as putIfAbsent().
+   *
+   * @throws UploadLostError  here or in write(): the upload is gone, and may be made again
+   */
   complete(): Promise<"created" | "exists">;
 }
+
+/** The store knows nothing any more of an upload that was begun: somebody has aborted it. There is no object of it. */
+export class UploadLostError extends StorageError {}
 
 export interface ObjectStore extends AsyncDisposable {
   /** Where the repository is, for messages: "s3://bucket/prefix" or "file:///directory". Never holds a secret. */

@@ -6,6 +6,7 @@
  */
 import { AccessError, Failure, IntegrityError, NotFoundError, reasonOf, StorageError, UsageError } from "../errors.ts";
 import { ConnectionError } from "./http-handler.ts";
+import { UploadLostError } from "./object-store.ts";
 import type { Verdict } from "./retry.ts";
 
 /** The parts of an answer we decide by. An answer without a status never came. */
@@ -205,6 +206,10 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
   }
   // Both, or something between the store and here has put an answer together.
   if (code === "NoSuchKey" && status === 404) return new NotFoundError(action, failed());
+  if (code === "NoSuchUpload" && status === 404) {
+    const hint = "A lifecycle rule that aborts uploads, or another program, has ended it.";
+    return new UploadLostError(action, failed(hint));
+  }
   if (code === "NoSuchBucket") {
     return new UsageError(
       action,

@@ -10,6 +10,7 @@ import type { StatusLine } from "./status-line.ts";
 export interface Progress {
   /** How much there will be in all, as soon as that is known or estimated. */
   expect(totalBytes: number): void;
+  /** @param bytes  less than nothing when work is lost and done again */
   advance(bytes: number): void;
 }
 
@@ -105,6 +106,7 @@ class Course {
     for (let [, next] = this.#marks; next && now - next.at >= RATE_OVER_MS; [, next] = this.#marks) this.#marks.shift();
     const [since = { at: now, doneBytes: this.doneBytes }] = this.#marks;
     this.#marks.push({ at: now, doneBytes: this.doneBytes });
-    return now > since.at ? ((this.doneBytes - since.doneBytes) / (now - since.at)) * 1000 : 0;
+    const doneBytes = Math.max(0, this.doneBytes - since.doneBytes);
+    return now > since.at ? (doneBytes / (now - since.at)) * 1000 : 0;
   }
 }

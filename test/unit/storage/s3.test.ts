@@ -8,7 +8,7 @@ import {
   StorageError,
   UsageError,
 } from "../../../src/errors.ts";
-import type { ObjectStore } from "../../../src/storage/object-store.ts";
+import { type ObjectStore, UploadLostError } from "../../../src/storage/object-store.ts";
 import { openS3Store, type S3StoreOptions } from "../../../src/storage/s3.ts";
 import { createLog } from "../../../src/system/log.ts";
 import { answer, EMPTY_LIST, type Script, s3Error, startScriptedS3 } from "../../support/scripted-s3.ts";
@@ -454,9 +454,11 @@ describe("upload()", () => {
     expect(await upload(it.store)).toBe("created");
   });
 
-  test("that somebody else aborted is a StorageError, not a success", async () => {
+  test("that somebody else aborted is lost, which is a StorageError, and not a success", async () => {
     await using it = await setUp(uploading(() => s3Error(404, "NoSuchUpload")));
-    expect(await failure(() => upload(it.store))).toBeInstanceOf(StorageError);
+    const lost = await failure(() => upload(it.store));
+    expect(lost).toBeInstanceOf(UploadLostError);
+    expect(lost).toBeInstanceOf(StorageError);
   });
 
   test("whose part is refused ends with that failure and takes the parts back", async () => {
