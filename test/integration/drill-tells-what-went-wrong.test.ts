@@ -165,7 +165,7 @@ describe("the server", () => {
   }, 240_000);
 
   test("that is never ready is given up, and ended", async () => {
-    const bin = await serverThatWaits(server);
+    await using bin = await serverThatWaits(server);
     const args = scratch.args("--postgres-bin", bin.path);
     await using drill = await startWalb(server, args, { ...original.env, WALB_DRILL_TIMEOUT: "10s" });
     const pid = await waitFor(async () => (await scratch.serverPid()) ?? (drill.isRunning ? undefined : -1), {
@@ -176,7 +176,6 @@ describe("the server", () => {
     expect(drill.stderr).toContain("the drill did not end within 10 s");
     if (pid > 0) expect(processIsAlive(pid)).toBe(false);
     expect(await scratch.left()).toEqual([]);
-    await bin[Symbol.asyncDispose]();
   }, 240_000);
 
   test("of another major, or none, is not used", async () => {
