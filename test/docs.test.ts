@@ -137,7 +137,7 @@ test("docs/promises.md has every promise, its guards, and the tests that fail wi
       ({ guards, file, test, fails, needs }) =>
         `| ${cell(guards)} | \`${file}\` | \`${test.replace(/^test\//, "")}\`${needs === "servers" ? " (servers)" : ""} | ${cell(fails)} |`,
     );
-    return `## ${number}. ${text}\n\n| guard | in src/ | attacked by, in test/ | seen to fail without it |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n`;
+    return `## ${number}. ${text?.replaceAll("](docs/", "](")}\n\n| guard | in src/ | attacked by, in test/ | seen to fail without it |\n| --- | --- | --- | --- |\n${rows.join("\n")}\n`;
   });
   expect(sections).toHaveLength(10);
   expectGolden(
@@ -149,7 +149,8 @@ Each guard was taken out of a copy of the program, and the test in the last colu
 that needs no servers, \`bun run test:guards all\` for all of them. What is taken out exactly: \`test/guards/list.ts\`. Besides these, random
 values and random damage go through every parser (\`test/property/\`), and random faults through everything at once (\`test/soak/\`).
 
-${sections.join("\n")}`,
+${sections.join("\n")}
+${readFileSync(join(ROOT, "test/guards/by-hand.md"), "utf8")}`,
   );
 });
 
