@@ -3,7 +3,7 @@
  *
  * Memory: the names of the files, and for each part that is read at once the few frames of a decoding stream.
  */
-import { decodeStream } from "../codec/content.ts";
+import { decodeStream, releaseContent } from "../codec/content.ts";
 import { readTar, type TarEntry } from "../codec/tar.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
@@ -125,7 +125,7 @@ async function readPart(part: string, members: Set<string> | undefined, reading:
   }
   try {
     const content = decodeStream(store.stream(key), zstd, { framesInFlight: FRAMES_IN_FLIGHT });
-    for await (const entry of readTar(content)) {
+    for await (const entry of readTar(content, { release: releaseContent })) {
       signal.throwIfAborted();
       const isFile = entry.type === "file" || entry.type === "contiguous-file";
       if (isFile && members && !members.delete(entry.name))

@@ -121,6 +121,14 @@ export interface DecodeOptions {
 }
 
 /**
+ * Gives the memory of a piece that decodeStream() made back at once. The garbage collector does not hurry, and hundreds of
+ * megabytes would wait for it. Nothing of the piece may be in use any more. Pieces that share their memory are passed over.
+ */
+export function releaseContent({ buffer, byteLength }: Uint8Array): void {
+  if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0);
+}
+
+/**
  * An object's bytes, as they come → its content, in order.
  *
  * @throws IntegrityError  damaged, cut off, or more than `maxBytes`

@@ -96,10 +96,30 @@ export interface TarEntry {
   readonly content: AsyncIterable<Uint8Array>;
 }
 
-/** @throws IntegrityError  not a tar archive, or it is cut off inside an entry */
-export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerator<TarEntry> {
+export interface ReadTarOptions {
+  /** Takes each piece of the source once nothing of it is needed any more; a few may be left out. */
+  readonly release?: (piece: Uint8Array) => void;
+}
+
+/**
+ * @returns entries whose content is valid until more of it is asked for
+ * @throws IntegrityError  not a tar archive, or it is cut off inside an entry
+ */
+export async function* readTar(
+  source: AsyncIterable<Uint8Array>,
+  { release }: ReadTarOptions = {},
+): AsyncGenerator<TarEntry> {
   const archive = extract();
-  const feeding = feed(source, archive);
+  const given: Uint8Array[] = [];
+  const feeding = feed(source, archive, (piece) => {
+    given.push(piece);
+    if (given.length > MAX_GIVEN) given.shift();
+  });
+  /** Bytes come in order: with the first ones of a piece, those before it have had their time. */
+  const releaseBefore = (bytes: Uint8Array) => {
+    const at = given.findIndex((piece) => piece.buffer === bytes.buffer);
+    for (const piece of given.splice(0, Math.max(at, 0))) release?.(piece);
+  };
   /** Where the source failed, that is the reason; otherwise the archive itself is bad. */
   const explain = async (cause: unknown): Promise<never> => {
     await feeding;
@@ -107,7 +127,10 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
   };
   const readable = async function* (entry: AsyncIterable<unknown>): AsyncGenerator<Uint8Array> {
     try {
-      for await (const bytes of entry) yield bytes as Uint8Array;
+      for await (const bytes of entry as AsyncIterable<Uint8Array>) {
+        releaseBefore(bytes);
+        yield bytes;
+      }
     } catch (cause) {
       await explain(cause);
     }
@@ -142,9 +165,17 @@ export async function* readTar(source: AsyncIterable<Uint8Array>): AsyncGenerato
   await feeding;
 }
 
-async function feed(source: AsyncIterable<Uint8Array>, archive: ReturnType<typeof extract>): Promise<void> {
+/** Entries without content use up pieces, too, and nobody sees those: they are left to the garbage collector. */
+const MAX_GIVEN = 4;
+
+async function feed(
+  source: AsyncIterable<Uint8Array>,
+  archive: ReturnType<typeof extract>,
+  onPiece: (piece: Uint8Array) => void,
+): Promise<void> {
   for await (const bytes of source) {
     if (archive.destroyed) return;
+    onPiece(bytes);
     if (!archive.write(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))) {
       await drainedOrClosed(archive);
     }

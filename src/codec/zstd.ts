@@ -21,7 +21,6 @@ export interface Zstd {
 export async function openZstd(level: number): Promise<Zstd> {
   const addon = await loadAddonOrNothing();
   const compress = addon ? addon.compress : (content: Uint8Array) => Bun.zstdCompress(content, { level });
-  const decompress = addon ? addon.decompress : Bun.zstdDecompress;
 
   return {
     async compressFrame(content) {
@@ -29,7 +28,7 @@ export async function openZstd(level: number): Promise<Zstd> {
     },
 
     async decompressFrame(frame, contentBytes) {
-      const content = await decompress(frame).catch((cause: unknown) => {
+      const content = await Bun.zstdDecompress(frame).catch((cause: unknown) => {
         throw new IntegrityError("a zstd frame is damaged", { detail: `${reasonOf(cause)}.`, cause });
       });
       if (content.byteLength !== contentBytes) {

@@ -6,6 +6,7 @@ import {
   decodeStream,
   encodeContent,
   FRAME_CONTENT_BYTES,
+  releaseContent,
 } from "../../../src/codec/content.ts";
 import { openZstd, type Zstd } from "../../../src/codec/zstd.ts";
 import { sealFrame } from "../../../src/codec/zstd-frames.ts";
@@ -265,4 +266,19 @@ test("a small object that would become 512 MiB is refused in little memory, what
   }
   // In KiB.
   expect(process.resourceUsage().maxRSS - before).toBeLessThan(200 * 1024);
+});
+
+test("releaseContent() gives back what a frame became, and leaves alone what shares its memory", async () => {
+  const noise = random(5).bytes(3 * MiB);
+  const body = await encodeContent(noise, zstd);
+  const read: Buffer[] = [];
+  for await (const piece of decodeStream([body], zstd, { framesInFlight: 2 })) {
+    read.push(Buffer.from(piece));
+    releaseContent(piece);
+    expect(piece.byteLength).toBe(0);
+  }
+  expect(Buffer.compare(Buffer.concat(read), noise)).toBe(0);
+  const shared = new Uint8Array(8).subarray(0, 4);
+  releaseContent(shared);
+  expect(shared.byteLength).toBe(4);
 });

@@ -165,6 +165,78 @@ describe("readTar()", () => {
     expect(names).toEqual(["/base/1/1259", "/pg_notify", LONG_NAME]);
   });
 
+  test("gives pieces back in order, each once nothing of it is needed any more", async () => {
+    const content = random(3).bytes(400_000);
+    const written: Uint8Array[] = [];
+    const tar = new TarWriter(async (bytes) => void written.push(Buffer.from(bytes)));
+    for (const [name, size] of [
+      ["one", 100_000],
+      ["two", 7],
+      ["three", 299_993],
+    ] as const)
+      await tar.add(header(name, size), [content.subarray(0, size)]);
+    await tar.end();
+    const given: Uint8Array[] = [];
+    const source = async function* () {
+      for await (const piece of pieces(Buffer.concat(written), 30_000)) {
+        given.push(new Uint8Array(piece));
+        yield given.at(-1) as Uint8Array;
+      }
+    };
+    let released = 0;
+    const sizes: number[] = [];
+    const release = (piece: Uint8Array) => {
+      expect(given.indexOf(piece)).toBe(released++);
+      // As its memory would be when it is used for something else.
+      piece.fill(0);
+    };
+    for await (const entry of readTar(source(), { release })) {
+      let size = 0;
+      for await (const bytes of entry.content) {
+        await Bun.sleep(0);
+        expect(Buffer.compare(bytes, content.subarray(size, size + bytes.byteLength))).toBe(0);
+        size += bytes.byteLength;
+      }
+      sizes.push(size);
+    }
+    expect(sizes).toEqual([100_000, 7, 299_993]);
+    expect(released).toBeGreaterThan(given.length - 4);
+  });
+
+  test("keeps few pieces of an archive without content, and gives none back that it forgot", async () => {
+    const written: Uint8Array[] = [];
+    const tar = new TarWriter(async (bytes) => void written.push(Buffer.from(bytes)));
+    for (let n = 0; n < 100; n++) await tar.add(header(`empty ${n}`, 0));
+    await tar.add(header("last", 3), [Buffer.from("abc")]);
+    await tar.end();
+    const released: Uint8Array[] = [];
+    const source = async function* () {
+      for await (const piece of pieces(Buffer.concat(written), 1_024)) yield new Uint8Array(piece);
+    };
+    for await (const entry of readTar(source(), { release: (piece) => void released.push(piece) }))
+      for await (const bytes of entry.content) expect(Buffer.from(bytes).toString()).toBe("abc");
+    expect(released.length).toBeLessThanOrEqual(4);
+  });
+
+  test.each([
+    ["8 MiB, which no name has", "00040000000"],
+    ["8 GiB, which memory would not hold", "77777777777"],
+  ])("refuses an extended header of %s, before it is read", async (_, octal) => {
+    const head = Buffer.from((await archive()).subarray(0, 512));
+    head.write("x", 156, "latin1");
+    head.write(octal, 124, "latin1");
+    head.fill(" ", 148, 156);
+    const sum = head.reduce((total, byte) => total + byte, 0);
+    head.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148, "latin1");
+    let read = 0;
+    const endless = async function* () {
+      yield head;
+      for (; read < 64; read++) yield Buffer.alloc(2 ** 20);
+    };
+    await expect(entriesOf(endless())).rejects.toThrow(IntegrityError);
+    expect(read).toBeLessThan(8);
+  });
+
   test("closes its source when nobody reads on", async () => {
     const source = { isClosed: false };
     const watched = async function* () {
