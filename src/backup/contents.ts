@@ -12,7 +12,7 @@ import type { ExpectedFiles } from "./unpack.ts";
 
 /** The parts that a backup should have, beside those that it has. */
 export interface PartsOfBackup {
-  /** Under tar_partitions/, in order. */
+  /** Under tar_partitions/, the largest first: read in this order, none is left to be read alone at the end. */
   readonly present: readonly string[];
   readonly storedBytes: number;
   /** Members of each part; undefined when the backup does not say. */
@@ -25,7 +25,7 @@ export interface PartsOfBackup {
 export async function readParts(store: ObjectStore, backup: Backup): Promise<PartsOfBackup> {
   const folder = partsFolder(backup.name);
   const listed = await listParts(store, backup.name);
-  const present = listed.map(({ key }) => key.slice(folder.length));
+  const present = listed.toSorted((a, b) => b.sizeBytes - a.sizeBytes).map(({ key }) => key.slice(folder.length));
   const named = withControl(await namedParts(store, backup), present);
   const there = new Set(present);
   return {
@@ -42,8 +42,15 @@ function withControl(named: PartsOfBackup["named"], present: readonly string[]):
   return named && new Map([...named, ...control.map((part) => [part, [`/${PG_CONTROL_PATH}`]] as const)]);
 }
 
-/** @returns the names of all parts @throws IntegrityError  one is missing, or there is one too many */
-export async function completeParts(store: ObjectStore, backup: Backup): Promise<readonly string[]> {
+export interface PartOfBackup {
+  /** Under tar_partitions/. */
+  readonly name: string;
+  /** Names in the archive; undefined when the backup does not say. */
+  readonly members: readonly string[] | undefined;
+}
+
+/** @returns all parts, the largest first @throws IntegrityError  one is missing, or there is one too many */
+export async function completeParts(store: ObjectStore, backup: Backup): Promise<readonly PartOfBackup[]> {
   const { present, storedBytes, named, missing } = await readParts(store, backup);
   if (missing.length > 0) {
     throw new IntegrityError(`backup "${backup.name}" is incomplete`, {
@@ -57,7 +64,9 @@ export async function completeParts(store: ObjectStore, backup: Backup): Promise
       hint: "Restore another backup.",
     });
   }
-  return named ? [...named.keys()] : present;
+  return present
+    .filter((name) => named === undefined || named.has(name))
+    .map((name) => ({ name, members: named?.get(name) }));
 }
 
 async function namedParts(

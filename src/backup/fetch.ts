@@ -17,41 +17,50 @@ import type { ObjectStore } from "../storage/object-store.ts";
 import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
-import { completeParts, type Manifest, readManifest } from "./contents.ts";
+import type { StartProgress } from "../system/progress.ts";
+import { completeParts, type Manifest, type PartOfBackup, readManifest } from "./contents.ts";
+import { hasMarker, type InterruptedRestore, RestoreMarker } from "./restore-marker.ts";
+import { checkSameBackup, clearLeftOver, examineTarget, type Found, NOTHING_FOUND, partsToRead } from "./resume.ts";
 import { checkSpace, type SpaceUse } from "./space.ts";
 import {
   checkWritable,
   finishDirectories,
+  type MadeTarget,
+  makeTarget,
   type PreparedTarget,
+  planResumedTarget,
   planTarget,
   prepareTarget,
   syncTree,
   type TablespaceChoice,
   type TargetPlan,
 } from "./target.ts";
-import { placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
+import { PG_CONTROL_UNTIL_COMPLETE, placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
 
 export interface BackupFetchContext {
   readonly store: ObjectStore;
   readonly zstd: Zstd;
   readonly partsAtOnce: number;
   readonly tablespaces: TablespaceChoice;
+  /** A restore to go on with; undefined: the target must be empty. */
+  readonly interrupted: InterruptedRestore | undefined;
   readonly log: Log;
+  readonly startProgress: StartProgress;
+  readonly now: () => Date;
   readonly signal: AbortSignal;
   /** What else must be in the directory before a server can start on it. Made durable with the rest. */
   readonly addBeforeStart?: (prepared: PreparedTarget) => Promise<void>;
 }
-
-/** What pg_control is called until everything else is in place. */
-const PG_CONTROL_UNTIL_COMPLETE = `${PG_CONTROL_PATH}.walb-incomplete`;
 
 /** What was checked, and will be fetched. */
 export interface FetchPlan {
   readonly backup: Backup;
   readonly target: TargetPlan;
   readonly space: readonly SpaceUse[];
-  readonly parts: readonly string[];
+  /** Those that must be read. */
+  readonly parts: readonly PartOfBackup[];
   readonly manifest: Manifest | undefined;
+  readonly found: Found;
 }
 
 /**
@@ -62,14 +71,31 @@ export interface FetchPlan {
  * @throws DestinationError  the target is not empty, in use, or cannot be written
  */
 export async function fetchBackup(name: string, target: string, context: BackupFetchContext): Promise<Backup> {
-  const backup = await selectBackup(context.store, name);
-  await carryOutFetch(await planFetch(backup, target, context), context);
+  const backup = await chooseBackup(name, context);
+  const plan = await planFetch(backup, target, context);
+  await tellingOfResume(target, context.log, () => carryOutFetch(plan, context));
   return backup;
+}
+
+/** LATEST means the backup that was begun with, also when there is a newer one by now. */
+async function chooseBackup(name: string, { store, interrupted, log }: BackupFetchContext): Promise<Backup> {
+  const begun = interrupted?.identity.backup;
+  if (begun === undefined || name !== "LATEST") return await selectBackup(store, name);
+  const { backups } = await readCatalog(store);
+  const newest = backups.at(-1)?.name;
+  if (newest !== undefined && newest !== begun) {
+    log.warning(`there is a newer backup than "${begun}"`, {
+      detail: `It is "${newest}". The restore that was interrupted goes on with the one that it began with.`,
+      hint: "To restore the newer one, begin in an empty directory.",
+    });
+  }
+  return await findBackup(store, begun);
 }
 
 /** Everything that can be found out before anything is written. Throws as fetchBackup() does. */
 export async function planFetch(backup: Backup, target: string, context: BackupFetchContext): Promise<FetchPlan> {
-  const { store, log } = context;
+  const { store, tablespaces, interrupted, log } = context;
+  if (interrupted) checkSameBackup(target, interrupted, backup);
   const parts = await completeParts(store, backup);
   const manifest = await readManifest(backup, context);
   if (manifest === undefined) {
@@ -78,10 +104,19 @@ export async function planFetch(backup: Backup, target: string, context: BackupF
     });
   }
 
-  const plan = await planTarget(target, backup.tablespaces, context.tablespaces);
+  const plan = interrupted
+    ? planResumedTarget(target, backup.tablespaces, { choice: tablespaces, identity: interrupted.identity })
+    : await planTarget(target, backup.tablespaces, tablespaces);
   await checkWritable(plan);
-  const space = await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: manifest?.files, log });
-  return { backup, target: plan, space, parts, manifest };
+  const found = interrupted && manifest ? await examine(plan, manifest, context) : NOTHING_FOUND;
+  const space = await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: manifest?.files, found, log });
+  const needed = interrupted ? await partsToRead(parts, interrupted, found, target) : parts;
+  return { backup, target: plan, space, parts: needed, manifest, found };
+}
+
+async function examine(plan: TargetPlan, { files }: Manifest, context: BackupFetchContext): Promise<Found> {
+  using progress = context.startProgress("compared");
+  return await examineTarget(plan, files, { progress, signal: context.signal });
 }
 
 /** @returns what was written */
@@ -89,39 +124,93 @@ export async function carryOutFetch(
   plan: FetchPlan,
   context: BackupFetchContext,
 ): Promise<Pick<RestoredFiles, "files" | "bytes">> {
-  const { backup, parts, manifest } = plan;
-  const { store, log, partsAtOnce, signal } = context;
+  const { backup, found, manifest } = plan;
+  const { interrupted, log, signal } = context;
   const { target } = plan.target;
-  const prepared = await prepareTarget(plan.target);
-  log.info(`restoring backup "${backup.name}" into "${target}"`);
+  if (interrupted) await clearLeftOver(target, found);
+  const made = await makeTarget(plan.target);
+  await using marker = await markTarget(plan, made, context);
+  const prepared = await prepareTarget(plan.target, made);
+  await marker.madeDirectories(prepared.madeDirectories);
+  log.info(`restoring backup "${backup.name}" into "${target}"${interrupted ? `, where ${describeFound(plan)}` : ""}`);
 
-  const expected = manifest?.files;
-  const restored = new RestoredFiles(expected);
-  const unpack = {
-    ...context,
-    target,
-    restored,
-    expected,
-    rename: new Map([[PG_CONTROL_PATH, PG_CONTROL_UNTIL_COMPLETE]]),
-    owner: prepared.owner,
-  };
-  await forEachAtOnce(partsAtOnce, parts, async (part, othersFailed) => {
-    const key = partKey(backup.name, part);
-    try {
-      await unpackPart(store.stream(key), { ...unpack, signal: AbortSignal.any([signal, othersFailed]) });
-    } catch (error) {
-      throw partFailure(store.urlOf(key), error);
-    }
-  });
+  const restored = new RestoredFiles(manifest?.files, found.complete);
+  await unpackParts(plan, { prepared, restored, marker }, context);
   restored.checkComplete(backup.name);
-  if (manifest) await placeFile(BACKUP_MANIFEST, manifest.text, unpack);
-  await finishDirectories(prepared);
+  if (manifest) await placeFile(BACKUP_MANIFEST, manifest.text, prepared);
+  const madeDirectories = [...(interrupted?.madeDirectories ?? []), ...prepared.madeDirectories];
+  await finishDirectories({ ...prepared, madeDirectories });
   await context.addBeforeStart?.(prepared);
 
   await syncTree(target, prepared.tablespaceDirectories, signal);
   await putControlInPlace(target, backup.name);
-  log.info(`restored backup "${backup.name}": ${restored.files} files, ${(restored.bytes / 2 ** 20).toFixed(1)} MiB`);
+  await marker.remove();
+  log.info(`restored backup "${backup.name}": ${restored.files} files, ${mebibytes(restored.bytes)}`);
   return restored;
+}
+
+/** Has the user told, when it fails, that nothing of it is lost. */
+export async function tellingOfResume<Result>(
+  target: string,
+  log: Log,
+  restore: () => Promise<Result>,
+): Promise<Result> {
+  try {
+    return await restore();
+  } catch (error) {
+    // What is damaged stays so.
+    if (!(error instanceof IntegrityError) && (await hasMarker(target)))
+      log.info(`"${target}" keeps what was restored; --resume goes on from there`);
+    throw error;
+  }
+}
+
+async function markTarget(
+  { backup, target: plan }: FetchPlan,
+  { owner }: MadeTarget,
+  context: BackupFetchContext,
+): Promise<RestoreMarker> {
+  const { store, interrupted, now } = context;
+  if (interrupted) return await RestoreMarker.resume(plan.target);
+  const identity = {
+    backup: backup.name,
+    manifestSha256: backup.walB?.manifestSha256,
+    repository: store.location,
+    tablespaces: plan.tablespaces.map(({ oid, place }) => ({ oid, place })),
+  };
+  return await RestoreMarker.begin(plan.target, identity, { now: now(), owner });
+}
+
+const describeFound = ({ found, manifest, parts }: FetchPlan) =>
+  `${found.complete.size} of ${manifest?.files.size} files are complete and ${parts.length} parts are to be read`;
+
+interface Unpacking {
+  readonly prepared: PreparedTarget;
+  readonly restored: RestoredFiles;
+  readonly marker: RestoreMarker;
+}
+
+async function unpackParts(
+  { backup, parts, manifest, found }: FetchPlan,
+  { prepared, restored, marker }: Unpacking,
+  context: BackupFetchContext,
+): Promise<void> {
+  const { store, partsAtOnce, signal } = context;
+  using progress = context.startProgress("restored");
+  progress.expect(backup.uncompressedBytes - restored.bytes);
+  const expected = manifest?.files;
+  const { target, owner } = prepared;
+  const unpack = { ...context, target, owner, restored, expected, complete: found.complete, progress };
+  await forEachAtOnce(partsAtOnce, parts, async ({ name: part }, othersFailed) => {
+    const key = partKey(backup.name, part);
+    try {
+      const stopped = AbortSignal.any([signal, othersFailed]);
+      const directories = await unpackPart(store.stream(key), { ...unpack, signal: stopped });
+      await marker.unpacked({ part, directories });
+    } catch (error) {
+      throw partFailure(store.urlOf(key), error);
+    }
+  });
 }
 
 async function putControlInPlace(target: string, backup: string): Promise<void> {
@@ -156,6 +245,8 @@ export async function selectBackup(store: ObjectStore, name: string): Promise<Ba
   if (newest === undefined) throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
   return newest;
 }
+
+const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 function partFailure(url: string, error: unknown): unknown {
   if (error instanceof NotFoundError)

@@ -19,5 +19,4 @@ export interface RestoreRequest {
 
 export interface RestoreContext extends BackupFetchContext {
   readonly archive: WalArchive;
-  readonly now: () => Date;
 }

@@ -10,13 +10,13 @@ import type { ConfSettings } from "../postgres/auto-conf.ts";
 import { describeTarget, type RecoveryTarget, targetSetting } from "../postgres/recovery-target.ts";
 import type { WalSegment } from "../postgres/wal-segment.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
-import { carryOutFetch, type FetchPlan, planFetch } from "./fetch.ts";
+import { carryOutFetch, type FetchPlan, planFetch, tellingOfResume } from "./fetch.ts";
 import { segmentOnPath } from "./recovery-path.ts";
 import { type SignalFile, writeRecoverySettings } from "./recovery-settings.ts";
 import { chooseForTarget, chooseWay, readBackups, readingOf, type Way } from "./restore-choice.ts";
 import { checkReach, checkStart, readSettledRuns } from "./restore-reach.ts";
 import type { RestoreContext, RestoreRequest } from "./restore-request.ts";
-import { checkWritable, planTarget } from "./target.ts";
+import { checkWritable, type PreparedTarget, planTarget } from "./target.ts";
 
 export interface RestorePlan {
   readonly backup: Backup;
@@ -41,11 +41,13 @@ const FIRST_VERSION = 120_000;
  */
 export async function planRestore(
   directory: string,
-  request: RestoreRequest,
+  asked: RestoreRequest,
   context: RestoreContext,
 ): Promise<RestorePlan> {
+  // One that was interrupted goes on with its backup, also where a newer one would be chosen by now.
+  const request = { ...asked, backup: asked.backup ?? context.interrupted?.identity.backup };
   // Before the archive is read, which may take a while.
-  await checkWritable(await planTarget(directory, [], context.tablespaces));
+  if (context.interrupted === undefined) await checkWritable(await planTarget(directory, [], context.tablespaces));
   const backups = await readBackups(context);
   const way = await chooseWay(backups, request, context);
   const { backup, because, path } = await chooseForTarget(way, request, context);
@@ -76,10 +78,12 @@ export async function planRestore(
 export async function carryOutRestore(plan: RestorePlan, context: RestoreContext): Promise<void> {
   const { backup, settings, signalFile, target } = plan;
   const note = `wal-b restore, ${context.now().toISOString()}, backup "${backup.name}" to ${describeTarget(target)}`;
-  await carryOutFetch(plan.fetch, {
+  const fetching = {
     ...context,
-    addBeforeStart: (prepared) => writeRecoverySettings(prepared, { settings, signalFile, note }, context.log),
-  });
+    addBeforeStart: (prepared: PreparedTarget) =>
+      writeRecoverySettings(prepared, { settings, signalFile, note }, context.log),
+  };
+  await tellingOfResume(plan.fetch.target.target, context.log, () => carryOutFetch(plan.fetch, fetching));
 }
 
 function checkVersion({ name, pgVersion }: Backup): void {

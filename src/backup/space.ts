@@ -3,6 +3,7 @@ import { stat, statfs } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { DestinationError } from "../errors.ts";
 import type { Log } from "../system/log.ts";
+import type { Found } from "./resume.ts";
 import type { TargetPlan } from "./target.ts";
 import type { ExpectedFiles } from "./unpack.ts";
 
@@ -10,6 +11,8 @@ export interface SpaceNeeded {
   readonly totalBytes: number;
   /** undefined: the backup does not say what is in which tablespace */
   readonly files: ExpectedFiles | undefined;
+  /** What is there already, and will be used again or removed. */
+  readonly found: Pick<Found, "complete" | "leftOverBytes">;
   readonly log: Log;
 }
 
@@ -52,15 +55,16 @@ export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise
   return uses;
 }
 
-async function bytesOfFileSystems({ target, tablespaces }: TargetPlan, { totalBytes, files }: SpaceNeeded) {
+async function bytesOfFileSystems({ target, tablespaces }: TargetPlan, { totalBytes, files, found }: SpaceNeeded) {
   // What is where is not known: it may all be in the tablespaces.
   if (files === undefined && tablespaces.length > 0) return [];
   const places = new Map(tablespaces.map(({ oid, place }) => [oid, place]));
   const bytesOf = new Map<string, number>([[target, files === undefined ? totalBytes : 0]]);
   for (const [path, { sizeBytes }] of files ?? []) {
+    if (found.complete.has(path)) continue;
     const oid = /^pg_tblspc\/(\d+)\//.exec(path)?.[1];
     const place = (oid !== undefined && places.get(oid)) || target;
-    bytesOf.set(place, (bytesOf.get(place) ?? 0) + sizeBytes);
+    bytesOf.set(place, (bytesOf.get(place) ?? 0) + sizeBytes - (found.leftOverBytes.get(path) ?? 0));
   }
 
   const fileSystems = new Map<number, { directory: string; bytes: number }>();

@@ -12,6 +12,7 @@ import type { Tablespace } from "../repository/sentinel.ts";
 import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { makeDirectories, type Owner, ownerOf } from "./owner.ts";
+import { type InterruptedRestore, MARKER, MARKER_DIRECTORY, readInterruptedRestore } from "./restore-marker.ts";
 
 /** Where the content of tablespaces goes. */
 export type TablespaceChoice =
@@ -73,6 +74,30 @@ export async function planTarget(
   return { target, tablespaces: placed };
 }
 
+/**
+ * The same for a restore that goes on: tablespaces stay where it began to put them.
+ *
+ * @throws DestinationError  a server runs there
+ * @throws UsageError        they are to go elsewhere
+ */
+export function planResumedTarget(
+  target: string,
+  tablespaces: readonly Tablespace[],
+  { choice, identity }: { readonly choice: TablespaceChoice } & Pick<InterruptedRestore, "identity">,
+): TargetPlan {
+  refuseRunningServer(target);
+  const begun = new Map(identity.tablespaces.map(({ oid, place }) => [oid, place]));
+  for (const tablespace of choice.kind === "prepared links" ? [] : tablespaces) {
+    const [was, asked] = [begun.get(tablespace.oid), placeOf(tablespace, target, choice, begun)];
+    if (was === asked) continue;
+    throw new UsageError(`tablespace ${tablespace.oid} cannot go elsewhere now`, {
+      detail: `The restore that was interrupted puts it into "${was}", and "${asked}" was asked for.`,
+      hint: "Leave the option out to go on, or restore into an empty directory.",
+    });
+  }
+  return { target, tablespaces: identity.tablespaces.map(({ oid, place }) => ({ oid, place, link: "to be made" })) };
+}
+
 /** @throws DestinationError  this account may not write there, so that a long restore would end with its first file */
 export async function checkWritable({ target, tablespaces }: TargetPlan): Promise<void> {
   for (const place of [target, ...tablespaces.map((tablespace) => tablespace.place)]) {
@@ -93,27 +118,52 @@ async function existing(place: string): Promise<string> {
   }
 }
 
+export interface MadeTarget {
+  /** The target and the directories around it, as far as they were not there. */
+  readonly madeDirectories: readonly string[];
+  /** Who the files are given to; undefined: who runs this. */
+  readonly owner: Owner | undefined;
+}
+
+/** @throws DestinationError  the file system refuses */
+export async function makeTarget({ target }: TargetPlan): Promise<MadeTarget> {
+  try {
+    const owner = await ownerOf(target);
+    return { madeDirectories: await makeDirectories(target, owner), owner };
+  } catch (cause) {
+    throw destinationError(`could not prepare "${target}"`, cause);
+  }
+}
+
 /**
- * Creates the directory, and the directories and links of its tablespaces.
+ * Creates the directories and links of tablespaces.
  *
  * @throws DestinationError  the file system refuses
  */
-export async function prepareTarget({ target, tablespaces }: TargetPlan): Promise<PreparedTarget> {
-  const owner = await ownerOf(target);
-  const made: string[] = [];
+export async function prepareTarget(
+  { target, tablespaces }: TargetPlan,
+  { madeDirectories, owner }: MadeTarget,
+): Promise<PreparedTarget> {
+  const made = [...madeDirectories];
   const make = async (path: string) => void made.push(...(await makeDirectories(path, owner)));
   try {
-    await make(target);
     if (tablespaces.length > 0) await make(join(target, "pg_tblspc"));
     for (const { oid, place, link } of tablespaces) {
       await make(place);
-      if (link === "to be made") await symlink(place, join(target, "pg_tblspc", oid));
+      if (link === "to be made") await linkTo(place, join(target, "pg_tblspc", oid));
     }
   } catch (cause) {
     throw destinationError(`could not prepare "${target}"`, cause);
   }
   const tablespaceDirectories = tablespaces.map(({ place }) => place);
   return { target, tablespaceDirectories, madeDirectories: made, owner };
+}
+
+/** It may be there when a restore goes on; that it leads there was looked at before. */
+async function linkTo(place: string, link: string): Promise<void> {
+  await symlink(place, link).catch((error: unknown) => {
+    if (systemCodeOf(error) !== "EEXIST") throw error;
+  });
 }
 
 /**
@@ -143,6 +193,7 @@ function refuseRunningServer(target: string): void {
 async function checkEmpty(target: string): Promise<ReadonlyMap<string, string>> {
   const names = (await namesIn(target)).filter((name) => name !== "lost+found");
   if (names.length > 0) refuseRunningServer(target);
+  if (names.includes(MARKER_DIRECTORY)) await refuseInterrupted(target);
   const others = names.filter((name) => name !== "pg_tblspc");
   if (others.length > 0) throw notEmpty(target, others);
 
@@ -155,6 +206,16 @@ async function checkEmpty(target: string): Promise<ReadonlyMap<string, string>> 
     links.set(name, resolve(directory, await readlink(link)));
   }
   return links;
+}
+
+async function refuseInterrupted(target: string): Promise<void> {
+  const interrupted = await readInterruptedRestore(target);
+  if (interrupted === undefined) return;
+  const { identity, beganAt } = interrupted;
+  throw new DestinationError(`"${target}" holds a restore that was interrupted`, {
+    detail: `It is of backup "${identity.backup}" and began at ${beganAt.toISOString()}: see "${MARKER}" there.`,
+    hint: "Say --resume to go on with it, or empty the directory to begin anew.",
+  });
 }
 
 async function checkEmptyPlace(place: string): Promise<void> {

@@ -7,22 +7,29 @@
 import { constants } from "node:fs";
 import { chmod, chown, type FileHandle, open } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { decodeStream } from "../codec/content.ts";
+import { decodeStream, releaseContent } from "../codec/content.ts";
 import { readTar, type TarEntry } from "../codec/tar.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, systemCodeOf } from "../errors.ts";
+import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import { destinationError } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
+import type { Progress } from "../system/progress.ts";
 import { makeDirectories, type Owner } from "./owner.ts";
 
-/** Size and SHA-256 of every file, by path relative to the data directory. */
+/** What every file must be, by path relative to the data directory. */
 export type ExpectedFiles = ReadonlyMap<string, ExpectedFile>;
 
 export interface ExpectedFile {
   readonly sizeBytes: number;
+  /** To the second. */
+  readonly modifiedAt: Date;
   readonly sha256: string;
 }
+
+/** What pg_control is called until everything else is in place. */
+export const PG_CONTROL_UNTIL_COMPLETE = `${PG_CONTROL_PATH}.walb-incomplete`;
 
 export interface UnpackContext {
   readonly target: string;
@@ -30,11 +37,12 @@ export interface UnpackContext {
   readonly restored: RestoredFiles;
   /** undefined: the backup does not say */
   readonly expected: ExpectedFiles | undefined;
-  /** Files that get another name for now. */
-  readonly rename: ReadonlyMap<string, string>;
+  /** Files that are there already, and are passed over. */
+  readonly complete: ReadonlySet<string>;
   /** Who files are given to; undefined: who runs this. */
   readonly owner: Owner | undefined;
   readonly log: Log;
+  readonly progress: Progress;
   readonly signal: AbortSignal;
 }
 
@@ -44,19 +52,27 @@ const FRAMES_IN_FLIGHT = 3;
  * tablespace_map is passed over: a server that finds it makes the links anew, to where tablespaces were on the source
  * (xlogrecovery.c, read_tablespace_map), and ours are in place already.
  *
+ * @returns the directories that are in the part, relative to the target
  * @throws IntegrityError  damaged, hostile, or not what the manifest says; DestinationError as the file system
  */
-export async function unpackPart(source: AsyncIterable<Uint8Array>, context: UnpackContext): Promise<void> {
+export async function unpackPart(
+  source: AsyncIterable<Uint8Array>,
+  context: UnpackContext,
+): Promise<readonly string[]> {
+  const directories: string[] = [];
   const content = decodeStream(source, context.zstd, { framesInFlight: FRAMES_IN_FLIGHT });
-  for await (const entry of readTar(content)) {
+  for await (const entry of readTar(content, { release: releaseContent })) {
     context.signal.throwIfAborted();
     if (isDataDirectory(entry)) continue;
     const path = pathInside(entry.name);
     if (path === TABLESPACE_MAP) continue;
-    if (entry.type === "directory") await makeDirectory(path, entry, context);
-    else if (entry.type === "file" || entry.type === "contiguous-file") await writeFile(path, entry, context);
+    if (entry.type === "directory") {
+      await makeDirectory(path, entry, context);
+      directories.push(path);
+    } else if (entry.type === "file" || entry.type === "contiguous-file") await writeFile(path, entry, context);
     else refuseOther(path, entry, context);
   }
+  return directories;
 }
 
 /** WAL-G's archives begin with the directory itself. */
@@ -92,17 +108,21 @@ async function makeDirectory(path: string, entry: TarEntry, { target, owner }: U
 const directoryMode = (mode: number) => (mode & 0o050 ? 0o750 : 0o700);
 
 async function writeFile(path: string, entry: TarEntry, context: UnpackContext): Promise<void> {
-  const { target, expected, restored, signal } = context;
+  const { target, expected, restored, complete, progress, signal } = context;
   const wanted = expectedFile(path, entry.sizeBytes, expected);
+  if (complete.has(path)) return;
 
-  const place = join(target, context.rename.get(path) ?? path);
+  const place = join(target, path === PG_CONTROL_PATH ? PG_CONTROL_UNTIL_COMPLETE : path);
   const hash = wanted && new Bun.CryptoHasher("sha256");
   const file = await createFile(place, context);
   try {
     for await (const bytes of entry.content) {
       signal.throwIfAborted();
+      // Hashed while it is written, which other threads do.
+      const writing = writeAll(file, bytes, place);
       hash?.update(bytes);
-      await writeAll(file, bytes, place);
+      await writing;
+      progress.advance(bytes.byteLength);
     }
     await setAttributes(file, entry, place, context.owner);
   } finally {
@@ -157,7 +177,11 @@ async function setAttributes(
 }
 
 /** A file that is in no part. @throws DestinationError  it could not be made */
-export async function placeFile(path: string, content: string, context: UnpackContext): Promise<void> {
+export async function placeFile(
+  path: string,
+  content: string,
+  context: Pick<UnpackContext, "target" | "owner">,
+): Promise<void> {
   const place = join(context.target, path);
   const file = await createFile(place, context);
   try {
@@ -169,7 +193,7 @@ export async function placeFile(path: string, content: string, context: UnpackCo
 }
 
 /** Parts come in any order, so a file may come before the entry of its directory. */
-async function createFile(place: string, { owner }: UnpackContext): Promise<FileHandle> {
+async function createFile(place: string, { owner }: Pick<UnpackContext, "owner">): Promise<FileHandle> {
   const create = () =>
     open(place, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
   try {
@@ -211,8 +235,13 @@ export class RestoredFiles {
   #files = 0;
   #bytes = 0;
 
-  constructor(expected: ExpectedFiles | undefined) {
-    this.#missing = expected && new Set(expected.keys());
+  /** @param complete  what was there before */
+  constructor(expected: ExpectedFiles | undefined, complete: ReadonlySet<string> = new Set()) {
+    this.#missing = expected && new Set(expected.keys()).difference(complete);
+    for (const path of complete) {
+      this.#files++;
+      this.#bytes += expected?.get(path)?.sizeBytes ?? 0;
+    }
   }
 
   get files(): number {

@@ -11,29 +11,35 @@ export const backupFetch: Command = {
   positionals: { directory: { help: "where to restore to" }, name: { help: "of the backup, or LATEST" } },
   options: {
     "pool-size": { alias: "p", kind: "text", value: "N", setting: "downloadConcurrency", help: "parts read at once" },
+    resume: { kind: "flag", help: "go on with a restore into this directory that was interrupted" },
     ...TABLESPACE_OPTIONS,
   },
   examples: [
     ["wal-b backup-fetch /var/lib/postgresql/18/main LATEST", "the newest backup"],
+    ["wal-b backup-fetch /restore LATEST --resume", "the same again, after it was interrupted"],
     ["wal-b backup-fetch /restore LATEST --tablespace-mapping 16388=/mnt/fast", "with a tablespace elsewhere"],
   ],
 
   async run(words, context) {
-    const [{ openRepository }, { fetchBackup }] = await Promise.all([
+    const [{ openRepository }, { fetchBackup }, { readInterruptedRestore }] = await Promise.all([
       import("./open-repository.ts"),
       import("../backup/fetch.ts"),
+      import("../backup/restore-marker.ts"),
     ]);
     const tablespaces = tablespaceChoice(words);
     await using repository = await openRepository(context);
     const { store, zstd } = repository;
-    const { settings, log, signal, workingDirectory } = context;
+    const { settings, log, startProgress, now, signal, workingDirectory } = context;
     const directory = resolve(workingDirectory, words.required("directory"));
     await fetchBackup(words.required("name"), directory, {
       store,
       zstd: await zstd(),
       partsAtOnce: settings.downloadConcurrency,
       tablespaces,
+      interrupted: words.isSet("resume") ? await readInterruptedRestore(directory) : undefined,
       log,
+      startProgress,
+      now,
       signal,
     });
   },

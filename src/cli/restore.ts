@@ -35,6 +35,7 @@ export const restore: Command = {
     "dry-run": { alias: "n", kind: "flag", help: "check everything, show the plan, and write nothing" },
     json: { kind: "flag", help: "the plan of --dry-run as JSON" },
     "pool-size": { alias: "p", kind: "text", value: "N", setting: "downloadConcurrency", help: "parts read at once" },
+    resume: { kind: "flag", help: "go on with a restore into this directory that was interrupted" },
     ...TABLESPACE_OPTIONS,
   },
   examples: [
@@ -53,18 +54,23 @@ export const restore: Command = {
     });
     const request = { ...requestOf(words), restoreCommand: command };
     const tablespaces = tablespaceChoice(words);
-    const [{ openRepository }, { carryOutRestore, planRestore }, report] = await Promise.all([
-      import("./open-repository.ts"),
-      import("../backup/restore.ts"),
-      import("../backup/restore-report.ts"),
-    ]);
+    const [{ openRepository }, { carryOutRestore, planRestore }, { readInterruptedRestore }, report] =
+      await Promise.all([
+        import("./open-repository.ts"),
+        import("../backup/restore.ts"),
+        import("../backup/restore-marker.ts"),
+        import("../backup/restore-report.ts"),
+      ]);
 
     await using repository = await openRepository(context);
     const { store, archive, zstd } = repository;
-    const { settings, log, signal, now, output } = context;
-    const partsAtOnce = settings.downloadConcurrency;
-    const restoring = { store, archive, zstd: await zstd(), partsAtOnce, tablespaces, log, signal, now };
+    const { settings, log, startProgress, signal, now, output } = context;
     const directory = resolve(context.workingDirectory, words.required("directory"));
+    const restoring = {
+      ...{ store, archive, zstd: await zstd(), partsAtOnce: settings.downloadConcurrency, tablespaces },
+      interrupted: words.isSet("resume") ? await readInterruptedRestore(directory) : undefined,
+      ...{ log, startProgress, signal, now },
+    };
     const plan = await planRestore(directory, request, restoring);
     if (words.isSet("dry-run")) {
       output.write(words.isSet("json") ? report.formatPlanJson(plan) : report.formatPlan(plan, request));

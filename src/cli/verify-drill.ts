@@ -14,7 +14,7 @@ const SCRATCH = "/var/tmp";
 export async function runDrill(name: string | undefined, words: Words, context: CommandContext): Promise<void> {
   const other = ["all", "wal"].find((flag) => words.isSet(flag));
   if (other !== undefined) throw new UsageError(`--drill and --${other} exclude each other`);
-  const { settings, env, workingDirectory, log, now, signal, output } = context;
+  const { settings, env, workingDirectory, log, startProgress, now, signal, output } = context;
   const target = parseRecoveryTarget(words.text("to") ?? "latest");
   const program = process.execPath;
   // What the envdir set is in the environment that the server gets: its account need not be able to read the files.
@@ -44,7 +44,7 @@ export async function runDrill(name: string | undefined, words: Words, context: 
     },
     {
       ...{ store, archive, zstd: await zstd(), partsAtOnce: settings.downloadConcurrency },
-      ...{ log, now, signal, hostname: hostname() },
+      ...{ interrupted: undefined, log, startProgress, now, signal, hostname: hostname() },
     },
   );
   output.write(words.isSet("json") ? formatDrillJson(drill) : formatDrillText(drill));

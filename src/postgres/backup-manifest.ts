@@ -58,7 +58,7 @@ export class BackupManifestWriter {
  * @returns the files, by path
  * @throws IntegrityError  damaged: not a manifest, or its own checksum is wrong
  */
-export function parseBackupManifest(text: string): ReadonlyMap<string, Pick<ManifestFile, "sizeBytes" | "sha256">> {
+export function parseBackupManifest(text: string): ReadonlyMap<string, Omit<ManifestFile, "path">> {
   const refuse = (detail: string, cause?: unknown): never => {
     throw new IntegrityError("the backup manifest is damaged", { detail, cause });
   };
@@ -74,18 +74,20 @@ export function parseBackupManifest(text: string): ReadonlyMap<string, Pick<Mani
   }
   const entries = (parsed as { readonly Files?: unknown }).Files;
   if (!Array.isArray(entries)) return refuse('It has no "Files".');
-  const files = new Map<string, Pick<ManifestFile, "sizeBytes" | "sha256">>();
+  const files = new Map<string, Omit<ManifestFile, "path">>();
   for (const [index, entry] of (entries as readonly Readonly<Record<string, unknown> | null>[]).entries()) {
     const { Path: path, Size: sizeBytes, Checksum: hash, "Checksum-Algorithm": algorithm } = entry ?? {};
+    const modifiedAt = new Date(String(entry?.["Last-Modified"]).replace(/^(\S+) (\S+) GMT$/, "$1T$2Z"));
     if (
       typeof path !== "string" ||
       !Number.isSafeInteger(sizeBytes) ||
       typeof hash !== "string" ||
-      algorithm !== "SHA256"
+      algorithm !== "SHA256" ||
+      Number.isNaN(modifiedAt.getTime())
     ) {
       return refuse(`Entry ${index + 1} of its "Files" is not that of a file with a SHA-256.`);
     }
-    files.set(path, { sizeBytes: sizeBytes as number, sha256: hash });
+    files.set(path, { sizeBytes: sizeBytes as number, modifiedAt, sha256: hash });
   }
   return files;
 }

@@ -82,12 +82,12 @@ test("killed when everything is there but pg_control's name", async () => {
   expect(await refusedStart()).toMatch(REFUSED);
 });
 
-test("what is there is refused by the next backup-fetch, which succeeds once the directory is empty", async () => {
+test("what is there is refused by the next backup-fetch, which says --resume and succeeds once the directory is empty", async () => {
   const { exitCode, stderr } = await runWalb(["backup-fetch", directory, "LATEST"], {
     as: server,
     env: repository.env,
   });
-  expect({ exitCode, stderr }).toEqual({ exitCode: 73, stderr: expect.stringContaining("is not empty") });
+  expect({ exitCode, stderr }).toEqual({ exitCode: 73, stderr: expect.stringContaining("was interrupted") });
 
   await rm(directory, { recursive: true });
   await fetchBackup(server, repository.env, { directory });

@@ -5,7 +5,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rm } from "node:fs/promises";
+import { readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Environment, listedBackups, pushBackup, temporaryRepository } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
@@ -62,10 +62,16 @@ async function inCopy<Result>(use: (copy: Copy) => Promise<Result>, of = reposit
   }
 }
 
-/** "path hash" of every file. */
-async function hashesBelow(directory: string): Promise<readonly string[]> {
-  const hash = async (file: string) => Bun.hash(await readFile(join(directory, file)));
-  return await Promise.all((await filesOf(directory)).map(async (file) => `${file} ${await hash(file)}`));
+/** Of a restore that is under way. */
+const MARKER = ".wal-b/unfinished-restore";
+
+/** "path mode hash" of every file but the marker. */
+async function filesBelow(directory: string): Promise<readonly string[]> {
+  const tell = async (file: string) => {
+    const path = join(directory, file);
+    return `${file} ${(await stat(path)).mode.toString(8)} ${Bun.hash(await readFile(path))}`;
+  };
+  return await Promise.all((await filesOf(directory)).filter((file) => file !== MARKER).map(tell));
 }
 
 async function walb(args: readonly string[], env: Environment) {
@@ -100,24 +106,26 @@ test("backup-push: listed is what can be restored, and all else is garbage", asy
   expect(await listedBackups(server, repository.env)).toHaveLength(2);
 });
 
-/** What a fault-free run makes of it, and how many calls that takes. */
+/** What a fault-free run makes, and the calls that that takes. */
 async function restoredInSteps(args: (target: string) => readonly string[]) {
   const target = join(server.directory, "restored");
   const control = join(target, "global/pg_control");
   let withControl: readonly string[] | undefined;
   const { exitCode, stderr, calls } = await inSteps(args(target), async () => {
-    if (withControl === undefined && existsSync(control)) withControl = await hashesBelow(target);
+    if (withControl === undefined && existsSync(control)) withControl = await filesBelow(target);
     return "go on";
   });
   expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
-  // Nothing comes after pg_control's name but making it durable.
-  expect(withControl).toEqual(await hashesBelow(target));
+  const files = await filesBelow(target);
+  // Nothing comes after pg_control's name but making it durable, and removing the marker.
+  expect(withControl).toEqual(files);
+  expect(existsSync(join(target, ".wal-b"))).toBe(false);
   await rm(target, { recursive: true });
-  return calls;
+  return { calls, files };
 }
 
 const REFUSED_WITH_HINT = expect.stringMatching(
-  /is not empty\n.*\n *HINT: A backup is restored into an empty directory/,
+  /(is not empty\n.*\n *HINT: A backup is restored into an empty directory)|(was interrupted\n.*\n *HINT: Say --resume)/,
 );
 
 /** Of what backup-fetch leaves, and behind which call that is; `synced` of all `syncs` calls of fsync. */
@@ -125,27 +133,35 @@ const MOMENTS: Record<string, (call: string, synced: number, syncs: number) => b
   "an empty directory": (call) => call.startsWith("mkdir(") && call.includes("/restored"),
   "some files": (call) => call.startsWith("mkdir(") && call.includes("/restored/base/"),
   "all files, half of them durable": (_, synced, syncs) => synced >= syncs >> 1,
-  "all but pg_control's name": (_, synced, syncs) => synced === syncs - 1,
+  "all but pg_control's name": (_, synced, syncs) => synced === syncs - 2,
   "complete, and not yet durable": (call) => call.startsWith("rename(") && call.includes("/global/pg_control"),
 };
+
+/** Behind pg_control's name: that is durable, the marker is removed, and that is durable. */
+const LAST_CALLS = ["fsync", "unlink", "rmdir", "fsync"];
 
 const COMMANDS = [
   ["backup-fetch", (target: string) => ["backup-fetch", target, "LATEST", "--blind-restore"]],
   ["restore", (target: string) => ["restore", target, "--blind-restore"]],
 ] as const;
 
+/** restore notes the time in this one. */
+const withoutNotes = (files: readonly string[]) => files.filter((file) => !file.startsWith("postgresql.auto.conf "));
+
 describe.each(COMMANDS)("%s", (name, args) => {
   const target = () => join(server.directory, "restored");
   let calls: readonly string[];
+  let files: readonly string[];
 
   test("pg_control gets its name when everything else is there, and last", async () => {
-    calls = await restoredInSteps(args);
+    ({ calls, files } = await restoredInSteps(args));
     const durable = calls.filter((call) => call.startsWith("fsync(")).length;
     console.log(`${name}: ${calls.length} calls, ${durable} of them fsync`);
-    expect(calls.findLastIndex((call) => call.startsWith("rename("))).toBe(calls.length - 2);
+    const last = calls.findLastIndex((call) => call.startsWith("rename("));
+    expect(calls.slice(last + 1).map((call) => call.slice(0, call.indexOf("(")))).toEqual(LAST_CALLS);
   });
 
-  test("killed on its way, it is refused with what to do, and succeeds in an empty directory", async () => {
+  test("killed on its way, it is refused with what to do, and --resume makes of it what it would have become", async () => {
     const syncs = calls.filter((call) => call.startsWith("fsync(")).length;
     for (const [moment, isIt] of Object.entries(MOMENTS)) {
       let synced = 0;
@@ -162,10 +178,16 @@ describe.each(COMMANDS)("%s", (name, args) => {
       const again = await runWalb(args(target()), { as: server, env: repository.env });
       if (isEmpty) expect({ moment, exitCode: again.exitCode }).toEqual({ moment, exitCode: 0 });
       else expect({ moment, ...again }).toMatchObject({ moment, exitCode: 73, stderr: REFUSED_WITH_HINT });
+      if (existsSync(join(target(), MARKER))) {
+        await walb([...args(target()), "--resume"], repository.env);
+        expect({ moment, files: withoutNotes(await filesBelow(target())) }).toEqual({
+          moment,
+          files: withoutNotes(files),
+        });
+        expect(existsSync(join(target(), ".wal-b"))).toBe(false);
+      }
       await rm(target(), { recursive: true });
     }
-    await walb(args(target()), repository.env);
-    await rm(target(), { recursive: true });
   });
 });
 

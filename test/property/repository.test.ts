@@ -10,6 +10,7 @@ import { openZstd } from "../../src/codec/zstd.ts";
 import { DestinationError, IntegrityError, NotFoundError, UsageError } from "../../src/errors.ts";
 import { openWalArchive } from "../../src/repository/wal-archive.ts";
 import { readInventory, readLeftovers } from "../../src/retention/inventory.ts";
+import { NO_PROGRESS } from "../../src/system/progress.ts";
 import { damagedBytes } from "../support/damage.ts";
 import { recordingLog } from "../support/expect-log.ts";
 import { MemoryObjectStore } from "../support/memory-object-store.ts";
@@ -56,7 +57,8 @@ property(
     const target = join(directory.path, "target");
     const isRestored = await answerOf(DOCUMENTED, async () => {
       const tablespaces = { kind: "prepared links" } as const;
-      await fetchBackup(name, target, { store, zstd, partsAtOnce: 2, tablespaces, log, signal });
+      const context = { store, zstd, partsAtOnce: 2, tablespaces, log, signal, now: () => new Date(0) };
+      await fetchBackup(name, target, { ...context, interrupted: undefined, startProgress: NO_PROGRESS });
       return true;
     });
     if (isRestored) {

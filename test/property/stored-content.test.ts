@@ -213,14 +213,18 @@ property(
     const expected = new Map(
       files.map(
         ({ name, content }) =>
-          [name.replace(/^\/+/, ""), { sizeBytes: content.byteLength, sha256: sha256(content) }] as const,
+          [
+            name.replace(/^\/+/, ""),
+            { sizeBytes: content.byteLength, modifiedAt: new Date(0), sha256: sha256(content) },
+          ] as const,
       ),
     );
     const withManifest = random.once(2);
     const restored = new RestoredFiles(withManifest ? expected : undefined);
     const isDone = await answerOf([IntegrityError, DestinationError], async () => {
       await unpackPart(zstdOf(tar), {
-        ...{ target, zstd, restored, rename: new Map(), owner: undefined, log: recordingLog().log },
+        ...{ target, zstd, restored, complete: new Set(), owner: undefined, log: recordingLog().log },
+        progress: { expect() {}, advance() {} },
         expected: withManifest ? expected : undefined,
         signal: new AbortController().signal,
       });

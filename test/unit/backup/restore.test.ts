@@ -10,6 +10,7 @@ import { parseRecoveryTarget } from "../../../src/postgres/recovery-target.ts";
 import { walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
+import { NO_PROGRESS } from "../../../src/system/progress.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { random } from "../../support/random.ts";
@@ -64,6 +65,8 @@ function contextOf(store: ObjectStore) {
     partsAtOnce: 2,
     tablespaces: { kind: "prepared links" } as const,
     signal: new AbortController().signal,
+    interrupted: undefined,
+    startProgress: NO_PROGRESS,
     now: () => new Date(0),
   };
   return { context, records };

@@ -6,6 +6,9 @@ import { expectGolden } from "../../support/golden.ts";
 
 const sha256 = (text: string) => new Bun.CryptoHasher("sha256").update(text).digest("hex");
 
+/** To the second, as in the text. */
+const MODIFIED_AT = new Date("2025-03-04T05:06:07Z");
+
 function manifest(major: number): string {
   const writer = new BackupManifestWriter();
   const modifiedAt = new Date("2025-03-04T05:06:07.890Z");
@@ -33,8 +36,8 @@ describe("BackupManifestWriter", () => {
 describe("parseBackupManifest()", () => {
   test("gives back sizes and checksums, by path", () => {
     expect([...parseBackupManifest(manifest(18))]).toEqual([
-      ["base/1/1259", { sizeBytes: 114_688, sha256: sha256("a") }],
-      ['pg_tblspc/16388/PG_18_202506291/5/"quoted"', { sizeBytes: 0, sha256: sha256("") }],
+      ["base/1/1259", { sizeBytes: 114_688, modifiedAt: MODIFIED_AT, sha256: sha256("a") }],
+      ['pg_tblspc/16388/PG_18_202506291/5/"quoted"', { sizeBytes: 0, modifiedAt: MODIFIED_AT, sha256: sha256("") }],
     ]);
   });
 
