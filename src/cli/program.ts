@@ -84,12 +84,20 @@ export interface ProgramEdge {
  * @throws Failure  what a command throws; UsageError for words that no command takes
  */
 export async function runProgram(argv: readonly string[], edge: ProgramEdge): Promise<void> {
-  const plain = parsePlainWords(argv, COMMANDS, GLOBAL_OPTIONS);
-  const chosen = plain ?? (await parseCommandLine(argv, edge));
+  const given = withoutEndOfFlags(argv);
+  const plain = parsePlainWords(given, COMMANDS, GLOBAL_OPTIONS);
+  const chosen = plain ?? (await parseCommandLine(given, edge));
   if (chosen === undefined) return;
 
   const { command, words } = chosen;
   await command.run(wordsOf(words), contextOf(command, words, edge));
+}
+
+/** "--" says that no flags follow. yargs takes what does for no command's words, so it goes where it says what is so anyway. */
+function withoutEndOfFlags(argv: readonly string[]): readonly string[] {
+  const end = argv.indexOf("--");
+  const behind = argv.slice(end + 1);
+  return end === -1 || behind.some((word) => word.startsWith("-")) ? argv : [...argv.slice(0, end), ...behind];
 }
 
 /** What yargs prints by itself, help and the version, is all that was asked for then. */

@@ -99,6 +99,18 @@ describe("runProgram()", () => {
     expect(output).toMatch(/^wal-b \S.*\n$/);
   });
 
+  test.each([
+    [["--file-prefix", "/nowhere", "wal-push", "--", SEGMENT]],
+    [["--file-prefix", "/nowhere", "wal-push", "-p", "8", "--", SEGMENT]],
+    [["--file-prefix", "/nowhere", "--", "wal-push", SEGMENT]],
+  ])("takes -- for the end of the flags: %j", async (argv) => {
+    expect((await refused(argv)).message).toBe('cannot use directory "/nowhere" as a repository');
+  });
+
+  test("takes nothing behind -- for a flag", async () => {
+    expect((await refused(["wal-push", "--", "--version"])).message).toStartWith("too few words");
+  });
+
   test("knows every command by its name, wherever the flags for all of them stand", async () => {
     await using directory = await temporaryDirectory();
     for (const argv of [
