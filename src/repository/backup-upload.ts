@@ -127,7 +127,7 @@ export class BackupUpload implements AsyncDisposable {
     } catch (error) {
       log.warning(`could not remove the unfinished backup "${this.name}"`, {
         detail: `${reasonOf(error)}. ${mayBeListed ? "Its sentinel may be there already: then it is listed, and complete." : "It is not listed and cannot be restored by mistake."}`,
-        hint: `${mayBeListed ? 'Look with "wal-b backup-list". If it is not listed, ' : ""}"wal-b delete garbage --confirm", with credentials that may delete, removes it.`,
+        hint: `${mayBeListed ? 'Look with "wal-b backup-list". If it is not listed, ' : ""}"wal-b delete garbage --min-age 0s --confirm", with credentials that may delete, removes it, and every other unfinished backup: make sure that none is running.`,
       });
     }
   }

@@ -171,6 +171,11 @@ async function readWal(path: string): Promise<Uint8Array> {
 }
 
 function notReadable(path: string, cause: unknown): never {
+  const isWrongPath = ["ENOENT", "ENOTDIR", "EISDIR"].includes(systemCodeOf(cause) ?? "");
   const hint = "archive_command must pass %p, and its working directory is the data directory.";
-  throw new SourceMissingError(`could not read "${path}"`, { detail: `${reasonOf(cause)}.`, hint, cause });
+  throw new SourceMissingError(`could not read "${path}"`, {
+    detail: `${reasonOf(cause)}.`,
+    ...(isWrongPath && { hint }),
+    cause,
+  });
 }
