@@ -14,6 +14,7 @@ import type { ObjectStore } from "../storage/object-store.ts";
 import { type HostMemory, openHostMemory } from "../system/host-memory.ts";
 import { type ClusterIdentity, openClusterIdentity } from "../wal/cluster-identity.ts";
 import type { CommandContext } from "./command.ts";
+import { checkStillMounted } from "./mounted.ts";
 import { parseCustomerKey, parseEndpoint, parsePrefix } from "./prefix.ts";
 
 export interface Repository extends AsyncDisposable {
@@ -50,7 +51,9 @@ async function openStore(
   const prefix = parsePrefix(settings);
   if (prefix.kind === "directory") {
     const { openDirectoryStore } = await import("../storage/directory.ts");
-    return { store: await openDirectoryStore({ directory: prefix.directory, signal }), proof: NO_PROOF_NEEDED };
+    const store = await openDirectoryStore({ directory: prefix.directory, signal });
+    await checkStillMounted(prefix.directory, store.location, memory);
+    return { store, proof: NO_PROOF_NEEDED };
   }
 
   const { openS3Store } = await import("../storage/s3.ts");

@@ -1,8 +1,8 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
 import { dirname, resolve } from "node:path";
-import { Failure, NotFoundError, StorageError } from "../errors.ts";
+import { Failure, NotFoundError } from "../errors.ts";
 import type { Command, CommandContext } from "./command.ts";
-import type { Repository } from "./open-repository.ts";
+import { checkNotEmpty } from "./mounted.ts";
 import { prefetcherFor } from "./prefetcher.ts";
 import { recoveryState } from "./recovery.ts";
 
@@ -51,7 +51,9 @@ export const walFetch: Command = {
         signal: context.signal,
       });
     } catch (error) {
-      if (error instanceof NotFoundError && context.settings.filePrefix !== undefined) await checkMounted(repository);
+      if (error instanceof NotFoundError && context.settings.filePrefix !== undefined) {
+        await checkNotEmpty(repository.store);
+      }
       throw error;
     }
     await prefetcher?.advance();
@@ -68,20 +70,6 @@ function withDeadline(context: CommandContext, destination: string): CommandCont
   };
   const deadline = deadlines[recoveryState(context.workingDirectory, [destination])];
   return { ...context, settings: { ...context.settings, retryDeadlineMs: deadline } };
-}
-
-/**
- * What a mount point shows while nothing is mounted is an empty directory, in which every file is missing.
- *
- * @throws StorageError  so that absence is not taken for proved
- */
-async function checkMounted({ store }: Repository): Promise<void> {
-  const { objects, folders } = await store.listLevel("");
-  if (objects.length + folders.length > 0) return;
-  throw new StorageError(`the repository ${store.location} is empty`, {
-    detail: "That proves nothing about the file that was asked for.",
-    hint: "Check that the file system is mounted, and that the prefix is the one that the cluster archived to.",
-  });
 }
 
 /** Of the data directory that the destination is in; undefined when it is in none. */

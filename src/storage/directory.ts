@@ -54,10 +54,13 @@ class DirectoryStore implements ObjectStore {
   readonly location: string;
   readonly #root: string;
   readonly #signal: AbortSignal;
+  /** What the root was when it was first looked at: a file system that is unmounted uncovers another directory. */
+  #identity: string | undefined;
 
-  constructor(directory: string, signal: AbortSignal) {
+  constructor(directory: string, signal: AbortSignal, identity?: string) {
     this.#root = directory;
     this.#signal = signal;
+    this.#identity = identity;
     this.location = pathToFileURL(directory).href.replace(/\/$/, "");
   }
 
@@ -197,16 +200,19 @@ class DirectoryStore implements ObjectStore {
   }
 
   forCleanup(): ObjectStore {
-    return new DirectoryStore(this.#root, new AbortController().signal);
+    return new DirectoryStore(this.#root, new AbortController().signal, this.#identity);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {}
 
-  /** @throws what `failure` makes of the finding, if the directory is not there */
+  /** @throws what `failure` makes of the finding, if the directory is not there, or another one than before */
   async checkRoot(failure: (detail: string) => Failure): Promise<void> {
     const found = await stat(this.#root).catch((error: unknown) => reasonOf(error));
     if (typeof found === "string") throw failure(`${found}.`);
     if (!found.isDirectory()) throw failure("It is not a directory.");
+    const identity = `${found.dev} ${found.ino}`;
+    this.#identity ??= identity;
+    if (this.#identity !== identity) throw failure("Its file system was unmounted, or another one mounted over it.");
   }
 
   #rootIsGone(action: string, detail: string): StorageError {
@@ -289,6 +295,7 @@ class DirectoryStore implements ObjectStore {
     const action = `could not list "${this.urlOf(directory)}"`;
     try {
       const found = await readdir(join(this.#root, directory), { withFileTypes: true });
+      await this.checkRoot((detail) => this.#rootIsGone(action, detail));
       const entries = await Promise.all(found.map((entry) => this.#kindOf(directory, entry)));
       const sortName = ({ name, kind }: { name: string; kind: string }) => (kind === "directory" ? `${name}/` : name);
       return entries.filter((entry) => entry !== undefined).sort((a, b) => compareKeys(sortName(a), sortName(b)));

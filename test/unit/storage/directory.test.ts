@@ -63,6 +63,32 @@ test("a directory that vanishes proves nothing: every request is a StorageError,
   await expect(stat(directory)).rejects.toThrow("ENOENT");
 });
 
+test("a root that became another directory proves nothing and gets nothing: its file system was unmounted", async () => {
+  const { directory, store } = await setUp();
+  await store.putIfAbsent("wal_005/a", text("x"));
+  await using underWay = store.upload("wal_005/c");
+  await underWay.write(text("x"));
+  await rename(directory, `${directory}.away`);
+  // With the directories of a repository, so that nothing has to be made.
+  await mkdir(join(directory, "wal_005"), { recursive: true });
+  const requests = [
+    () => store.get("wal_005/a", 1),
+    () => store.head("wal_005/a"),
+    () => Array.fromAsync(store.list("wal_005/")),
+    () => store.listLevel(""),
+    () => store.delete(["wal_005/a"]),
+    () => store.putIfAbsent("wal_005/b", text("x")),
+    () => store.replace("wal_005/b", text("x")),
+    () => store.forCleanup().putIfAbsent("wal_005/b", text("x")),
+    () => underWay.complete(),
+  ];
+  for (const request of requests) expect(await failure(request)).toBeInstanceOf(StorageError);
+  expect((await failure(() => store.get("wal_005/a", 1))).detail).toBe(
+    "Its file system was unmounted, or another one mounted over it.",
+  );
+  expect(await readdir(join(directory, "wal_005"))).toEqual([]);
+});
+
 test("an object is one file with exactly the bytes, and nothing else is left beside it", async () => {
   const { directory, store } = await setUp();
   await store.putIfAbsent("wal_005/a.zst", text("first"), { size: "5" });

@@ -1,0 +1,49 @@
+/**
+ * Whether a repository in a directory is the one that is meant: a mount point at which nothing is mounted is a directory too, in
+ * which every file is missing, and in which archived WAL would be lost from sight once the file system is mounted again.
+ */
+import { stat } from "node:fs/promises";
+import { join } from "node:path";
+import { reasonOf, StorageError, systemCodeOf } from "../errors.ts";
+import { BACKUPS, WAL } from "../repository/keys.ts";
+import type { ObjectStore } from "../storage/object-store.ts";
+import type { HostMemory } from "../system/host-memory.ts";
+
+/**
+ * A repository that this host has seen in use on one file system does not begin anew on another.
+ *
+ * @param location  of the repository, for the message
+ * @throws StorageError  it is empty, on another file system than before
+ */
+export async function checkStillMounted(directory: string, location: string, memory: HostMemory): Promise<void> {
+  const question = `the file system of ${location}`;
+  const remembered = await memory.recall(question);
+  const device = String((await found(directory))?.dev);
+  if ((await found(join(directory, WAL))) ?? (await found(join(directory, BACKUPS)))) {
+    if (remembered !== device) await memory.remember(question, device);
+  } else if (remembered !== undefined && remembered !== device) {
+    throw new StorageError(`the repository ${location} is empty, and was in use on another file system before`, {
+      detail: "The file system that it was on does not seem to be mounted.",
+      hint: `Mount it. To begin a new repository there all the same, make the directory "${join(directory, WAL)}".`,
+    });
+  }
+}
+
+/** @throws StorageError  so that absence is not taken for proved: nothing that wal-b or WAL-G wrote is there */
+export async function checkNotEmpty(store: ObjectStore): Promise<void> {
+  const { folders } = await store.listLevel("");
+  if (folders.includes(WAL) || folders.includes(BACKUPS)) return;
+  throw new StorageError(`the repository ${store.location} is empty`, {
+    detail: "That proves nothing about the file that was asked for.",
+    hint: "Check that the file system is mounted, and that the prefix is the one that the cluster archived to.",
+  });
+}
+
+async function found(path: string) {
+  try {
+    return await stat(path);
+  } catch (cause) {
+    if (systemCodeOf(cause) === "ENOENT") return undefined;
+    throw new StorageError(`could not look at "${path}"`, { detail: `${reasonOf(cause)}.`, cause });
+  }
+}
