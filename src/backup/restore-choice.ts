@@ -1,5 +1,5 @@
 /** Which timeline and which backup lead to a target, from what the archive and the catalogue hold. */
-import { NotFoundError, UsageError } from "../errors.ts";
+import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
 import { formatLsn, type Lsn } from "../postgres/lsn.ts";
 import { describeTarget, formatTime, microsecondsOf, type RecoveryTarget } from "../postgres/recovery-target.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
@@ -8,12 +8,15 @@ import {
   type BackupBound,
   boundOf,
   chooseBackup,
+  gapBehind,
   isBefore,
   isOnPath,
   pathTo,
   type RecoveryPath,
+  segmentOnPath,
 } from "./recovery-path.ts";
-import { findTarget, newestTimeline, type Reading, readHistoryText, readRuns } from "./recovery-reach.ts";
+import { findTarget, newestTimeline, type Reading, readHistoryText } from "./recovery-reach.ts";
+import { readSettledRuns } from "./restore-reach.ts";
 import type { RestoreContext, RestoreRequest } from "./restore-request.ts";
 
 export async function readBackups({ store, log }: RestoreContext): Promise<readonly Backup[]> {
@@ -94,7 +97,8 @@ async function locate(
   if (oldest === undefined) return undefined;
 
   const reading = readingOf(oldest, path, context);
-  const runs = await readRuns(oldest.startLsn / BigInt(oldest.segmentSize), reading);
+  const first = oldest.startLsn / BigInt(oldest.segmentSize);
+  const runs = await readSettledRuns(oldest, reading);
   // A name may have been given twice, and recovery stops at the first that it comes to.
   const goesOnTo = (found: Lsn) =>
     target.kind === "xid" ? undefined : chooseBackup(usable, path, { kind: "lsn", lsn: found })?.startLsn;
@@ -107,6 +111,17 @@ async function locate(
     return undefined;
   }
   if (found.kind === "not found") {
+    const gap = gapBehind(runs, first);
+    if (gap !== undefined) {
+      const { name: missing } = segmentOnPath(path, gap, oldest.segmentSize);
+      throw new IntegrityError(
+        `${describeTarget(target)} was not found, and the archive has a gap: "${missing}" is missing`,
+        {
+          detail: `There is no ${context.archive.urlOf(missing)}, and it may be in that.`,
+          hint: "Nothing was written. Look for the segment in pg_wal of any server of this cluster, and archive it with wal-push.",
+        },
+      );
+    }
     throw new NotFoundError(`${describeTarget(target)} is not in the archive`, {
       detail: [
         `All that is archived since backup "${oldest.name}" was looked at.`,

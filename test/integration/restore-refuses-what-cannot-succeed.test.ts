@@ -93,6 +93,9 @@ test("a gap before the target, and not one behind it", async () => {
     const name = missing.slice("wal_005/".length, -".zst".length);
     await refuses([], 65, [`the archive has a gap before the end of the archive: "${name}" is missing`]);
     await refuses(["--to", "2099-01-01 00:00:00Z"], 65, [`"${name}" is missing`]);
+    await refuses(["--to", "name:never"], 65, [
+      `restore point "never" was not found, and the archive has a gap: "${name}" is missing`,
+    ]);
     const { exitCode } = await runWalb(["restore", join(server.directory, "no"), "--to", "immediate", "--dry-run"], {
       as: server,
       env: repository.env,

@@ -78,12 +78,13 @@ export async function recover(directory: string, env: Environment, settings: Set
   }
 }
 
-/** Ends the current segment and waits until it is in the archive. */
+/** Ends the current segment and waits until it is in the archive, and every one before it: several are archived side by side. */
 export async function archiveEverything(server: PostgresServer, repository: TestRepository): Promise<void> {
   const last = await server.switchWal();
-  await server.waitFor(async () => (await repository.keys()).includes(`wal_005/${last}.zst`), {
-    what: `"${last}" in the archive`,
-  });
+  const waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
+  const isArchived = async () =>
+    (await server.psql(waiting)) === "0" && (await repository.keys()).includes(`wal_005/${last}.zst`);
+  await server.waitFor(isArchived, { what: `"${last}" and all before it in the archive`, timeoutMs: 90_000 });
 }
 
 /** Of every permanent table in the schema public: how many rows, and a hash over all of them in order. */
