@@ -22,7 +22,7 @@ const statusLine = new StatusLine(
 
 // PostgreSQL expects 128 + signal from a command it interrupted. A plain 1 from restore_command would read as "end of
 // archive" (PostgreSQL, xlogarchive.c, RestoreArchivedFile).
-for (const name of ["SIGHUP", "SIGINT", "SIGTERM"] as const) {
+for (const name of ["SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT"] as const) {
   process.once(name, () => stop.abort(new InterruptedError(name, constants.signals[name])));
 }
 

@@ -218,6 +218,7 @@ describe("ends before the end", () => {
     ["SIGTERM", 143],
     ["SIGINT", 130],
     ["SIGHUP", 129],
+    ["SIGQUIT", 131], // what PostgreSQL sends when it is stopped in immediate mode
   ] as const)("%s ends a push that waits for the store at once, with %i", async (signal, code) => {
     await using site = await Site.create();
     await using server = await stallingServer();
