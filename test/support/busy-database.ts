@@ -27,7 +27,7 @@ export async function fillDatabase(server: PostgresServer, tablespace?: string):
     CREATE VIEW rich AS SELECT id, balance FROM accounts WHERE balance > 0; GRANT SELECT ON rich TO reader;
     CREATE FUNCTION total() RETURNS numeric LANGUAGE sql AS 'SELECT sum(balance) FROM accounts';
     INSERT INTO accounts SELECT n, 0, md5(n::text) FROM generate_series(1, 10000) n;
-    INSERT INTO documents SELECT n, ARRAY[md5(n::text), 'word'], repeat(md5(n::text), 300) FROM generate_series(1, 200) n;
+    INSERT INTO documents SELECT n, ARRAY[md5(n::text), 'word'], repeat(md5(n::text), 300) FROM generate_series(1, 60) n;
     INSERT INTO ranged SELECT date '2019-12-01' + n, 'ok' FROM generate_series(1, 60) n;
     CREATE MATERIALIZED VIEW dates AS SELECT at FROM ranged;
     SELECT lo_from_bytea(4242, convert_to(repeat('large', 2000), 'UTF8'));
@@ -70,12 +70,12 @@ export function startWork(server: PostgresServer): Work {
       const name = `passing_${turn % 3}`;
       await session.query(`
         DROP TABLE IF EXISTS ${name};
-        CREATE TABLE ${name} AS SELECT n AS id, md5(n::text) AS note FROM generate_series(1, ${500 + turn}) n;
+        CREATE TABLE ${name} AS SELECT n AS id, md5(n::text) AS note FROM generate_series(1, ${100 + turn}) n;
         ALTER TABLE ${name} ADD COLUMN added int DEFAULT ${turn}, ADD PRIMARY KEY (id);
         TRUNCATE ranged_old; INSERT INTO ranged VALUES ('2019-01-01', 'sad');
         REFRESH MATERIALIZED VIEW dates`);
       await session.query(turn % 4 === 0 ? "VACUUM FULL documents" : `VACUUM ${name}`);
-      await Bun.sleep(10 * PAUSE_MS);
+      await Bun.sleep(40 * PAUSE_MS);
     }
   };
   // Kept for stop(), which tells it.

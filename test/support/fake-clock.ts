@@ -1,0 +1,30 @@
+/** A clock of its own for one program, by libfaketime; what measures durations goes on as it is, as it does when an admin sets a clock. */
+import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+
+const LIBRARY = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+  .map((machine) => `/usr/lib/${machine}/faketime/libfaketime.so.1`)
+  .find((path) => existsSync(path));
+
+/** False, said once, where there is no libfaketime: the tests that need it are then skipped, and counted. */
+export const canFakeClock = LIBRARY !== undefined;
+if (!canFakeClock)
+  process.stderr.write("not tested: clocks that are wrong or jump: that needs the package libfaketime\n");
+
+/**
+ * @param directory  for the file that says how wrong the clock is
+ * @returns the environment for the program; and what sets its clock while it runs
+ */
+export async function fakeClock(directory: string, offset: string) {
+  const path = join(directory, "clock");
+  const set = async (by: string) => await writeFile(path, `${by}\n`, { mode: 0o644 });
+  await set(offset);
+  const env = {
+    LD_PRELOAD: LIBRARY as string,
+    FAKETIME_TIMESTAMP_FILE: path,
+    FAKETIME_NO_CACHE: "1",
+    DONT_FAKE_MONOTONIC: "1",
+  };
+  return { env, set };
+}
