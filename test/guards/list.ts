@@ -61,6 +61,14 @@ export const GUARDS: readonly Guard[] = [
     fails: "content is made durable before its name is given, and the name before wal-push succeeds",
   },
   {
+    ...{ ...PROGRAM, promise: 1, guards: "nothing is archived at a mount point while its file system is not there" },
+    file: "cli/mounted.ts",
+    search: "} else if (remembered !== undefined && remembered !== device) {",
+    replacement: "} else if (false) {",
+    test: "test/cli/repository-unmounted.test.ts",
+    fails: "when it is unmounted > nothing is archived in its place, and once it is mounted again, all goes on",
+  },
+  {
     ...{ ...UNIT, promise: 2, guards: "one atomic request creates an object or finds the name taken" },
     file: "storage/s3-write.ts",
     search: 'const condition = this.#isEmulated ? {} : { IfNoneMatch: "*" };',
@@ -141,13 +149,20 @@ export const GUARDS: readonly Guard[] = [
     fails: "fetchWal() does not take a gap in the archive for its end, in recovery",
   },
   {
-    ...{ ...PROGRAM, promise: 3, guards: "an empty mount point proves nothing" },
-    file: "cli/wal-fetch.ts",
-    search: "if (objects.length + folders.length > 0) return;",
-    replacement: "return;",
-    test: "test/cli/wal-fetch.test.ts",
-    fails:
-      "with recovery.signal in the data directory > an empty repository directory: a mount point where nothing is mounted",
+    ...{ ...PROGRAM, promise: 3, guards: "a mount point proves nothing, whatever else is in it" },
+    file: "cli/mounted.ts",
+    search: "if (folders.includes(WAL) || folders.includes(BACKUPS)) return;",
+    replacement: "if (folders !== undefined) return;",
+    test: "test/cli/repository-unmounted.test.ts",
+    fails: "when it is unmounted > recovery does not end, with somebody's note at the mount point",
+  },
+  {
+    ...{ ...UNIT, promise: 3, guards: "a repository whose file system is unmounted under a command proves nothing" },
+    file: "storage/directory.ts",
+    search: "if (this.#identity !== identity) throw",
+    replacement: "if (false) throw",
+    test: "test/unit/storage/directory.test.ts",
+    fails: "a root that became another directory proves nothing and gets nothing: its file system was unmounted",
   },
   {
     ...{ ...UNIT, promise: 4, guards: "content is compared with the SHA-256 that was archived with it" },
