@@ -6,7 +6,8 @@ export type Group = (typeof GROUPS)[number];
 
 export interface Options {
   readonly groups: readonly Group[];
-  readonly sizeMiB: number;
+  /** Of the data directories that are backed up and restored, one after the other. */
+  readonly sizesMiB: readonly number[];
   /** Of each command of "backup". */
   readonly backupRuns: number;
   /** Of each command of "start" and "segment". */
@@ -22,7 +23,7 @@ export interface Options {
 }
 
 const USAGE = `usage: bun bench/run.ts [options]
-  --size MiB       of the data directory (1000)
+  --size MiB       of the data directory (1000); several with commas
   --runs N         of each backup and restore (5)
   --short-runs N   of each short command (20)
   --segments N     of a backlog and of a recovery (128)
@@ -48,7 +49,7 @@ export function parseOptions(words: readonly string[]): Options {
   });
   return {
     groups: values.only.split(",").map(groupOf),
-    sizeMiB: wholeNumber("--size", values.size),
+    sizesMiB: values.size.split(",").map((word) => wholeNumber("--size", word)),
     backupRuns: wholeNumber("--runs", values.runs),
     shortRuns: wholeNumber("--short-runs", values["short-runs"]),
     walSegments: wholeNumber("--segments", values.segments),

@@ -13,7 +13,7 @@ export interface Table {
 
 const README = join(import.meta.dir, "README.md");
 /** What is measured and written by itself. */
-export type Part = "figures" | "WAL figures";
+export type Part = "figures" | "backup figures" | "WAL figures";
 const MiB = 2 ** 20;
 
 /** The first series is wal-b's; the others are compared with it. */

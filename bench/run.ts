@@ -8,6 +8,7 @@ import { type Group, type Options, parseOptions } from "./options.ts";
 import { emptyProgram } from "./peers/empty-program.ts";
 import { isMissing, type Missing, type Peer, type Work } from "./peers/peer.ts";
 import { openPgbackrest } from "./peers/pgbackrest.ts";
+import { openS3Peers, type S3Peers } from "./peers/s3-backup.ts";
 import { openTarZstd } from "./peers/tar-zstd.ts";
 import { openWalB } from "./peers/wal-b.ts";
 import { formatTable, type Part, writeReadme } from "./report.ts";
@@ -28,7 +29,13 @@ const MEASURED: readonly { readonly group: Group; readonly work: Work; readonly 
 ];
 
 const options = parseOptions(process.argv.slice(2));
-if (options.groups.some((group) => group !== "wal")) await publish("figures", await run(options));
+const short = options.groups.filter((group) => group === "start" || group === "segment");
+if (short.length > 0) await publish("figures", await run(options, short, 50));
+if (options.groups.includes("backup")) {
+  const parts: string[] = [];
+  for (const sizeMiB of options.sizesMiB) parts.push(await run(options, ["backup"], sizeMiB));
+  await publish("backup figures", parts.join("\n"));
+}
 if (options.groups.includes("wal")) await publish("WAL figures", await runWal(options, say));
 
 /** Each part at its place, so that one can be measured without the other. */
@@ -36,18 +43,20 @@ async function publish(part: Part, text: string): Promise<void> {
   if (options.report === "README") await writeReadme(part, text);
 }
 
-async function run(options: Options): Promise<string> {
+async function run(options: Options, groups: readonly Group[], sizeMiB: number): Promise<string> {
   const load = machineLoad();
-  say(`making a server with ${options.sizeMiB} MiB`);
-  await using workload = await makeWorkload(options.groups.includes("backup") ? options.sizeMiB : 50);
-  const found = await openPeers(options, workload);
+  say(`making a server with ${sizeMiB} MiB`);
+  await using workload = await makeWorkload(sizeMiB);
+  const binary = await walbBinary(workload.server.account);
+  await using s3 = groups.includes("backup") ? await openS3Peers(binary, workload) : NO_S3;
+  const found = [...(await openPeers(binary, options, workload)), ...s3.found];
   const peers = found.filter((peer): peer is Peer => !isMissing(peer));
   const missing = found.filter(isMissing);
 
   const parts = [describe({ options, workload, peers, missing, load })];
   say(parts[0] ?? "");
   for (const { group, work, title } of MEASURED) {
-    if (!options.groups.includes(group)) continue;
+    if (!groups.includes(group)) continue;
     const rounds = group === "backup" ? options.backupRuns : options.shortRuns;
     const { directory, account: as } = workload.server;
     const series = await runRounds(work, peers, { rounds, directory, as });
@@ -59,8 +68,13 @@ async function run(options: Options): Promise<string> {
   return parts.join("\n");
 }
 
-async function openPeers({ against }: Options, workload: Workload): Promise<readonly (Peer | Missing)[]> {
-  const binary = await walbBinary(workload.server.account);
+const NO_S3: S3Peers = { found: [], [Symbol.asyncDispose]: async () => {} };
+
+async function openPeers(
+  binary: string,
+  { against }: Options,
+  workload: Workload,
+): Promise<readonly (Peer | Missing)[]> {
   return [
     await openWalB("wal-b", binary, workload),
     ...(against === undefined ? [] : [await openWalB("the other wal-b", against, workload)]),

@@ -1,7 +1,7 @@
 /** A base backup under load, restored in every way that there is for tablespaces, row for row. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { lstat, mkdir, readdir, readFile, readlink, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { lstat, mkdir, readdir, readFile, readlink, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
 import {
@@ -25,18 +25,19 @@ interface Cluster {
   readonly dataChecksums: boolean;
   readonly walSegmentSizeMiB: number;
   readonly access: "owner" | "group";
+  readonly wal: "inside" | "behind a link";
   /** Beside the mapping, which every major recovers from. */
   readonly recoverAlsoFrom: Way;
 }
 
 const CLUSTERS: Readonly<Record<number, Cluster>> = {
-  12: { dataChecksums: true, walSegmentSizeMiB: 1, access: "owner", recoverAlsoFrom: "source" },
-  13: { dataChecksums: false, walSegmentSizeMiB: 16, access: "group", recoverAlsoFrom: "inside" },
-  14: { dataChecksums: true, walSegmentSizeMiB: 64, access: "owner", recoverAlsoFrom: "prepared" },
-  15: { dataChecksums: false, walSegmentSizeMiB: 1, access: "group", recoverAlsoFrom: "source" },
-  16: { dataChecksums: true, walSegmentSizeMiB: 16, access: "owner", recoverAlsoFrom: "inside" },
-  17: { dataChecksums: false, walSegmentSizeMiB: 64, access: "owner", recoverAlsoFrom: "prepared" },
-  18: { dataChecksums: true, walSegmentSizeMiB: 1, access: "group", recoverAlsoFrom: "source" },
+  12: { dataChecksums: true, walSegmentSizeMiB: 1, access: "owner", wal: "inside", recoverAlsoFrom: "source" },
+  13: { dataChecksums: false, walSegmentSizeMiB: 16, access: "group", wal: "behind a link", recoverAlsoFrom: "inside" },
+  14: { dataChecksums: true, walSegmentSizeMiB: 64, access: "owner", wal: "inside", recoverAlsoFrom: "prepared" },
+  15: { dataChecksums: false, walSegmentSizeMiB: 1, access: "group", wal: "inside", recoverAlsoFrom: "source" },
+  16: { dataChecksums: true, walSegmentSizeMiB: 16, access: "owner", wal: "inside", recoverAlsoFrom: "inside" },
+  17: { dataChecksums: false, walSegmentSizeMiB: 64, access: "owner", wal: "inside", recoverAlsoFrom: "prepared" },
+  18: { dataChecksums: true, walSegmentSizeMiB: 1, access: "group", wal: "behind a link", recoverAlsoFrom: "source" },
 };
 
 /** Files that somebody put into the data directory, as far as a file system allows. */
@@ -52,9 +53,18 @@ const ODD_NAMES = [
 
 const SMALL_PARTS = { WALB_TAR_SIZE_THRESHOLD: "1MB", WALB_UPLOAD_CONCURRENCY: "3" };
 
+/** To a disk of its own, as initdb --waldir has it. */
+async function moveWal(server: PostgresServer): Promise<void> {
+  await server.stop();
+  const [inside, elsewhere] = [join(server.dataDirectory, "pg_wal"), join(server.directory, "wal elsewhere")];
+  await rename(inside, elsewhere);
+  await symlink(elsewhere, inside);
+  await server.start();
+}
+
 describe.each(POSTGRES_MAJORS.map((major) => ({ major, ...(CLUSTERS[major] as Cluster) })))(
-  "PostgreSQL $major, checksums $dataChecksums, $walSegmentSizeMiB MiB segments, for the $access",
-  ({ major, dataChecksums, walSegmentSizeMiB, access, recoverAlsoFrom }) => {
+  "PostgreSQL $major, checksums $dataChecksums, $walSegmentSizeMiB MiB segments, for the $access, pg_wal $wal",
+  ({ major, dataChecksums, walSegmentSizeMiB, access, wal, recoverAlsoFrom }) => {
     const [directoryMode, fileMode] = access === "group" ? [0o750, 0o640] : [0o700, 0o600];
     let repository: Awaited<ReturnType<typeof temporaryRepository>>;
     let server: PostgresServer;
@@ -73,6 +83,7 @@ describe.each(POSTGRES_MAJORS.map((major) => ({ major, ...(CLUSTERS[major] as Cl
         tablespaces: ["space"],
         settings: { max_wal_size: "256MB", ...(major >= 15 && { allow_in_place_tablespaces: "on" }) },
       });
+      if (wal === "behind a link") await moveWal(server);
       oid = await server.psql("SELECT oid FROM pg_tablespace WHERE spcname = 'space'");
       await server.query(`
         CREATE TABLE large AS SELECT n AS id, repeat(md5(n::text), 8) AS note FROM generate_series(1, 40000) n;
@@ -209,6 +220,7 @@ describe.each(POSTGRES_MAJORS.map((major) => ({ major, ...(CLUSTERS[major] as Cl
           expect(await readFile(join(directory, "odd names", name), "utf8")).toBe(`content of ${name}`);
         expect((await lstat(join(directory, "pg_wal"))).isDirectory()).toBe(true);
         expect(await readdir(join(directory, "pg_wal"))).toContain("archive_status");
+        expect((await readdir(join(directory, "pg_wal"))).filter((name) => /^[0-9A-F]{24}/.test(name))).toEqual([]);
       }
     });
 
