@@ -116,10 +116,10 @@ test("one that is lost again and again ends the backup after three times, and no
 test("with a network rate limit no more than that is sent a second", async () => {
   await proxy.arm();
   const begun = performance.now();
-  const { exitCode, pushed } = await push(["--network-rate-limit", "4MB"]);
+  const { exitCode, pushed } = await push(["--network-rate-limit", "2MB"]);
   const seconds = (performance.now() - begun) / 1000;
   expect(exitCode).toBe(0);
   // What is sent last need not be paid for any more: at most one frame, of 2 MiB.
-  expect(seconds).toBeGreaterThan(((pushed?.compressedBytes ?? 0) - 2 * 2 ** 20) / (4 * 2 ** 20));
-  expect(seconds).toBeGreaterThan(1.5);
+  expect(seconds).toBeGreaterThan(((pushed?.compressedBytes ?? 0) - 2 * 2 ** 20) / (2 * 2 ** 20));
+  expect(seconds).toBeGreaterThan(5);
 });

@@ -88,3 +88,23 @@ test("a part whose content cannot be read fails with that reason, and is taken b
   expect(store.keys).toEqual([]);
   expect(await Array.fromAsync(store.listUnfinishedUploads(""))).toEqual([]);
 });
+
+test("every byte of a part waits until it may be sent", async () => {
+  const asked: number[] = [];
+  let [isAllowed, allow] = [Promise.resolve(), () => {}];
+  const maySend = async (bytes: number) => {
+    asked.push(bytes);
+    await isAllowed;
+  };
+  const store = new FaultStore(new MemoryObjectStore());
+  const context = { store, zstd, proof: NO_PROOF_NEEDED, log: recordedLog().log, maySend };
+  await using backup = await beginBackupUpload(NAME, CLAIM, context);
+  ({ promise: isAllowed, resolve: allow } = Promise.withResolvers<void>());
+  const content = new Uint8Array(100).fill(7);
+  const putting = backup.putPart(partName(1), (tar) => tar.add(header("/base/1/1", 100), [content]));
+  while (asked.length === 0) await Bun.sleep(1);
+  expect(store.calls.filter((call) => call.startsWith("upload.write"))).toEqual([]);
+  allow();
+  const { storedBytes } = await putting;
+  expect(asked.reduce((sum, bytes) => sum + bytes)).toBe(storedBytes);
+});
