@@ -86,6 +86,7 @@ async function* pagesOf(
       const answer = await bucket.client.send(request, abort);
       // A page with which a proxy answers 200 would be taken for a list of nothing, and that for absence.
       if (answer.IsTruncated === undefined) throw new BadAnswerError("the answer is no list of objects");
+      for (const { Size } of answer.Contents ?? []) sizeOf(Size);
       return answer;
     });
     yield page;

@@ -35,6 +35,7 @@ export async function headObject(
     try {
       const answer = await bucket.client.send(new HeadObjectCommand(where), abort);
       checkHasETag(answer);
+      sizeOf(answer.ContentLength);
       return answer;
     } catch (error) {
       const { status, code } = answerOf(error);
@@ -77,8 +78,13 @@ export async function openObject(
   const where = { ...bucket.addressOf(key), ...bucket.customerKey };
   const first = await bucket.ask(action, async (abort) => {
     const answer = await bucket.client.send(new GetObjectCommand(where), abort);
-    if (!answer.ETag) await discard(answer.Body);
-    checkHasETag(answer);
+    try {
+      checkHasETag(answer);
+      sizeOf(answer.ContentLength);
+    } catch (error) {
+      await discard(answer.Body);
+      throw error;
+    }
     return answer;
   });
   const sizeBytes = sizeOf(first.ContentLength);

@@ -192,6 +192,16 @@ test("an endpoint at which nobody listens is a StorageError that names it", asyn
   expect(error.hint).toContain(unused.endpoint);
 });
 
+test("an object or an entry without a size is no answer, and no crash", async () => {
+  const chunked = 'HTTP/1.1 200 OK\r\netag: "e"\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n';
+  await using object = await setUp(() => chunked);
+  expect(await failure(() => object.store.get("a", 10))).toBeInstanceOf(StorageError);
+  const entry = "<Contents><Key>a</Key><Size>99999999999999999999</Size></Contents><IsTruncated>false</IsTruncated>";
+  await using list = await setUp(() => answer(200, `<ListBucketResult>${entry}</ListBucketResult>`));
+  const all = () => Array.fromAsync(list.store.list(""));
+  expect(await failure(all)).toBeInstanceOf(StorageError);
+});
+
 test("a secret that a server echoes is not shown", async () => {
   // First the secret, or what hides the signature would hide it as well.
   const echo = `${SECRET} in Authorization: AWS4-HMAC-SHA256 Credential=key/20260101, Signature=abcdef`;
