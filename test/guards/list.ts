@@ -93,6 +93,22 @@ export const GUARDS: readonly Guard[] = [
     fails: "refuses other content under the same name and keeps the first",
   },
   {
+    ...{ ...UNIT, promise: 2, guards: "after a lost answer, an object is told from another writer's" },
+    file: "storage/s3-write.ts",
+    search: "if (isUncertain && (await this.#isOurs(key, writeId)))",
+    replacement: "if (isUncertain)",
+    test: "test/unit/storage/s3.test.ts",
+    fails: "finds another's object and answers exists",
+  },
+  {
+    ...{ ...UNIT, promise: 2, guards: "a name that is taken by nothing that can be read is no success" },
+    file: "wal/push.ts",
+    search: "if (!(cause instanceof NotFoundError)) throw cause;",
+    replacement: "throw cause;",
+    test: "test/unit/wal/push.test.ts",
+    fails: "a name that is taken by nothing that can be read is no success, and no absence",
+  },
+  {
     ...{ ...UNIT, promise: 2, guards: "a second backup of one name is refused" },
     file: "repository/backup-upload.ts",
     search: '    if (outcome === "exists") throw await this.#nameIsTaken(key);\n',
@@ -219,6 +235,14 @@ export const GUARDS: readonly Guard[] = [
     replacement: "false",
     test: "test/property/stored-content.test.ts",
     fails: "nothing is unpacked outside of the target",
+  },
+  {
+    ...{ ...UNIT, promise: 4, guards: "a prefetched segment that was damaged on the disk is not put in place" },
+    file: "wal/prefetch-directory.ts",
+    search: "if (this.#hash(segment, piecesOfFile(path)) !== expected) {",
+    replacement: "if (false) {",
+    test: "test/unit/wal/prefetch-directory.test.ts",
+    fails: "discards a file of another source, and one under another segment's name",
   },
   {
     ...{ ...UNIT, promise: 4, guards: "another cluster's segment is not put in place" },
