@@ -1,10 +1,11 @@
 /** Whenever backup-push is ended, nothing is listed, the server is out of backup mode, and what is left can be removed. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { CreateMultipartUploadCommand, ListMultipartUploadsCommand } from "@aws-sdk/client-s3";
+import { CreateMultipartUploadCommand } from "@aws-sdk/client-s3";
 import {
   contentOf,
   fetchBackup,
   listedBackups,
+  outOfBackupMode,
   pushBackup,
   type RunningWalb,
   recover,
@@ -13,7 +14,7 @@ import {
   temporaryRepository,
 } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
-import { s3Repository, type TestRepository } from "../support/repositories.ts";
+import { s3Repository, type TestRepository, unfinishedUploads } from "../support/repositories.ts";
 import { anyS3Server, type S3Server, s3ClientOf } from "../support/s3-server.ts";
 import { runWalb } from "../support/walb.ts";
 
@@ -25,14 +26,6 @@ const LARGE_TABLE = `
   CREATE EXTENSION IF NOT EXISTS pgcrypto;
   CREATE TABLE large (id int, bytes bytea); ALTER TABLE large ALTER bytes SET STORAGE EXTERNAL;
   INSERT INTO large SELECT n, gen_random_bytes(1024) FROM generate_series(1, 24000) n`;
-
-async function outOfBackupMode(server: PostgresServer): Promise<void> {
-  await server.waitFor(
-    async () =>
-      (await server.psql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")) === "1",
-    { what: "wal-b's session to end" },
-  );
-}
 
 const backupKeysIn = async (repository: TestRepository) =>
   (await repository.keys()).filter((key) => /^basebackups_005\/.*[^/]$/.test(key) && key.includes("."));
@@ -205,22 +198,17 @@ describe("in S3", () => {
     await stopS3?.();
   });
 
-  async function unfinishedUploads(): Promise<readonly string[]> {
-    const client = s3ClientOf(s3);
-    const [, bucket] = /^s3:\/\/([^/]+)/.exec(repository.env["WALE_S3_PREFIX"] ?? "") ?? [];
-    const { Uploads = [] } = await client.send(new ListMultipartUploadsCommand({ Bucket: bucket }));
-    client.destroy();
-    return Uploads.map(({ Key = "" }) => Key);
-  }
-
   test("SIGTERM while a part is uploaded: 143, no object and no unfinished upload is left", async () => {
     await using running = await startWalb(server, ["backup-push", server.dataDirectory], env());
     await running.says('" started at ');
-    await server.waitFor(async () => (await unfinishedUploads()).length > 0, { intervalMs: 5, what: "an upload" });
+    await server.waitFor(async () => (await unfinishedUploads(s3, repository)).length > 0, {
+      intervalMs: 5,
+      what: "an upload",
+    });
     running.signal("SIGTERM");
     expect(await running.ended()).toEqual({ exitCode: 143, signal: null });
     expect(running.stderr).not.toContain("WARNING");
-    expect(await unfinishedUploads()).toEqual([]);
+    expect(await unfinishedUploads(s3, repository)).toEqual([]);
     expect(await backupKeysIn(repository)).toEqual([]);
     await outOfBackupMode(server);
   });
@@ -228,12 +216,15 @@ describe("in S3", () => {
   test("kill -9 while a part is uploaded: delete garbage aborts the upload and removes the objects, and a backup succeeds", async () => {
     await using running = await startWalb(server, ["backup-push", server.dataDirectory], env());
     await running.says('" started at ');
-    await server.waitFor(async () => (await unfinishedUploads()).length > 0, { intervalMs: 5, what: "an upload" });
+    await server.waitFor(async () => (await unfinishedUploads(s3, repository)).length > 0, {
+      intervalMs: 5,
+      what: "an upload",
+    });
     running.signal("SIGKILL");
     await running.ended();
     await outOfBackupMode(server);
     expect(await listedBackups(server, repository.env)).toEqual([]);
-    const left = await unfinishedUploads();
+    const left = await unfinishedUploads(s3, repository);
     expect(left.length).toBeGreaterThan(0);
     // Another program's, outside of the prefix.
     const [, bucket] = /^s3:\/\/([^/]+)/.exec(repository.env["WALE_S3_PREFIX"] ?? "") ?? [];
@@ -243,14 +234,14 @@ describe("in S3", () => {
 
     const young = await runWalb(["delete", "garbage", "--confirm"], { as: server, env: repository.env });
     expect(young.exitCode).toBe(0);
-    expect((await unfinishedUploads()).length).toBe(left.length + 1);
+    expect((await unfinishedUploads(s3, repository)).length).toBe(left.length + 1);
     const { exitCode, stdout } = await runWalb(["delete", "garbage", "--min-age", "0s", "--confirm"], {
       as: server,
       env: repository.env,
     });
     expect(exitCode).toBe(0);
     expect(stdout).toContain("abort   upload of basebackups_005/");
-    expect(await unfinishedUploads()).toEqual(["databases/other/object"]);
+    expect(await unfinishedUploads(s3, repository)).toEqual(["databases/other/object"]);
     expect(await backupKeysIn(repository)).toEqual([]);
     await pushBackup(server, env());
     expect(await listedBackups(server, repository.env)).toHaveLength(1);

@@ -20,7 +20,7 @@ let server: PostgresServer;
 
 beforeAll(async () => {
   repository = await temporaryRepository();
-  server = await startSmallCluster(repository.env, 1000);
+  server = await startSmallCluster(1000, repository.env);
   await pushBackup(server, { ...repository.env, ...SMALL_PARTS });
 });
 afterAll(async () => {
@@ -86,8 +86,11 @@ test("backup-push: listed is what can be restored, and all else is garbage", asy
   const pushed = await inSteps(["backup-push", server.dataDirectory], async () => {
     await inCopy(async ({ directory, env }) => {
       const added = contentsOf(await filesOf(directory)).filter((key) => !before.includes(key));
-      if (added.some((key) => key.endsWith(SENTINEL))) {
-        if (listed++ === 0) await walb(["verify", "LATEST"], env);
+      // Not yet under its temporary name.
+      const sentinel = added.find((key) => key.startsWith("basebackups_005/base_") && key.endsWith(SENTINEL));
+      if (sentinel !== undefined) {
+        const name = sentinel.slice("basebackups_005/".length, -SENTINEL.length);
+        if (listed++ === 0) await walb(["verify", name], env);
         return;
       }
       if (added.length === 0) return;

@@ -61,6 +61,15 @@ export async function listedBackups(server: PostgresServer, env: Environment): P
   return (JSON.parse(stdout) as { backup_name: string }[]).map((backup) => backup.backup_name);
 }
 
+/** Waits until no session but the one that asks is there: a backup goes with its session. */
+export async function outOfBackupMode(server: PostgresServer): Promise<void> {
+  await server.waitFor(
+    async () =>
+      (await server.psql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")) === "1",
+    { what: "wal-b's session to end" },
+  );
+}
+
 /** Starts a server on a restored directory and waits until it has recovered all that is archived and was promoted. */
 export async function recover(directory: string, env: Environment, settings: Settings = {}): Promise<PostgresServer> {
   await writeFile(join(directory, "recovery.signal"), "");
@@ -243,9 +252,9 @@ export class RunningWalb implements AsyncDisposable {
   }
 }
 
-/** Starts wal-b as the server's account and with its PGHOST and so on. */
+/** Starts wal-b as the server's account and with its PGHOST and so on; the server need not run. */
 export async function startWalb(
-  server: PostgresServer,
+  server: Pick<PostgresServer, "account" | "directory" | "env">,
   args: readonly string[],
   env: Environment,
 ): Promise<RunningWalb> {

@@ -4,6 +4,7 @@
  */
 import { createServer, type Server, type Socket } from "node:net";
 import { type Answer, answerText, forward, HttpReader, nameOfRequest, type RequestHead } from "./http-messages.ts";
+import { waitFor } from "./wait-for.ts";
 
 /** What happens to a request instead of passing through. */
 export type Fault = (exchange: Exchange) => Promise<void>;
@@ -28,6 +29,8 @@ export interface FaultProxy extends AsyncDisposable {
   readonly answered: number;
   /** How many requests since arm() are left in silence, after all that the fault does. */
   readonly silent: number;
+  /** Waits until the real server has carried out all that it was given, also for a client that is gone by now. */
+  settled(): Promise<void>;
 }
 
 /** One request that meets a fault. Its body is still to be read. */
@@ -105,7 +108,7 @@ const REFUSED_MS = 200;
 export async function startFaultProxy(target: string): Promise<FaultProxy> {
   const sockets = new Set<Socket>();
   let requests: string[] = [];
-  let [counted, answered, silent, port] = [0, 0, 0, 0];
+  let [counted, answered, silent, underWay, port] = [0, 0, 0, 0, 0];
   let armed: Armed | undefined;
   let server: Server | undefined;
   let reopening: ReturnType<typeof setTimeout> | undefined;
@@ -127,7 +130,9 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
       if (fault !== undefined) {
         await fault(new Exchange(head, reader, { socket, target: new URL(target), onRefusal, onSilence }));
       } else {
-        const answer = await forward(new URL(target), head, await reader.take(head.bodyBytes));
+        const body = await reader.take(head.bodyBytes);
+        underWay++;
+        const answer = await forward(new URL(target), head, body).finally(() => underWay--);
         await written(socket, answerText(answer, head.method));
       }
     }
@@ -178,6 +183,9 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
       armed = fault && { fault, from, times, only };
       [requests, counted, answered, silent] = [[], 0, 0, 0];
       await open();
+    },
+    async settled() {
+      await waitFor(() => underWay === 0, { intervalMs: 5, what: "the server to have carried out all requests" });
     },
     async [Symbol.asyncDispose]() {
       clearTimeout(reopening);

@@ -1,5 +1,5 @@
 /** Repositories of every kind that this machine can have, as the environment in which wal-b finds them. */
-import { ListObjectsV2Command } from "@aws-sdk/client-s3";
+import { ListMultipartUploadsCommand, ListObjectsV2Command } from "@aws-sdk/client-s3";
 import { everyS3Server, type S3Credentials, type S3Server, s3ClientOf } from "./s3-server.ts";
 
 export interface TestRepository {
@@ -46,6 +46,15 @@ export async function everyS3Repository(): Promise<{
 }> {
   const { servers, stop } = await everyS3Server();
   return { repositories: await Promise.all(servers.map(s3Repository)), stop };
+}
+
+/** Keys of uploads in the repository's bucket that were begun and neither completed nor aborted. */
+export async function unfinishedUploads(server: S3Server, repository: TestRepository): Promise<readonly string[]> {
+  const client = s3ClientOf(server);
+  const [, Bucket] = /^s3:\/\/([^/]+)/.exec(repository.env["WALE_S3_PREFIX"] ?? "") ?? [];
+  const { Uploads = [] } = await client.send(new ListMultipartUploadsCommand({ Bucket }));
+  client.destroy();
+  return Uploads.map(({ Key = "" }) => Key);
 }
 
 async function keysBelow(server: S3Server, bucket: string, prefix: string): Promise<readonly string[]> {

@@ -1,6 +1,6 @@
 /** The smallest cluster that has everything a base backup can trip over: a tablespace, a large file, several parts. */
 import { type Environment, startArchiving } from "./backups.ts";
-import type { PostgresServer } from "./postgres-server.ts";
+import { type PostgresServer, startPostgres } from "./postgres-server.ts";
 
 /** Parts of 2 MB, and an object above 5 MiB is uploaded in S3's parts. */
 export const SMALL_PARTS: Environment = {
@@ -11,14 +11,15 @@ export const SMALL_PARTS: Environment = {
 };
 
 /**
- * A server that archives with the compiled binary in segments of 1 MiB, with a table that does not get smaller in a tablespace,
+ * A server with segments of 1 MiB, with a table that does not get smaller in a tablespace,
  * and without the template databases, which are most of a new cluster.
  *
- * @param env       where it archives to
  * @param tableKiB  of the table in the tablespace
+ * @param env       where it archives to with the compiled binary; nowhere when left out
  */
-export async function startSmallCluster(env: Environment, tableKiB: number): Promise<PostgresServer> {
-  const server = await startArchiving(env, { walSegmentSizeMiB: 1, tablespaces: ["space"] });
+export async function startSmallCluster(tableKiB: number, env?: Environment): Promise<PostgresServer> {
+  const options = { walSegmentSizeMiB: 1, tablespaces: ["space"] };
+  const server = await (env ? startArchiving(env, options) : startPostgres(options));
   await server.query(`
     CREATE EXTENSION pgcrypto;
     CREATE TABLE large (id int, bytes bytea) TABLESPACE space;

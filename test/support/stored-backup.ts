@@ -9,8 +9,19 @@ import { backupNameOf } from "../../src/repository/keys.ts";
 import { NO_PROOF_NEEDED } from "../../src/repository/overwrite-proof.ts";
 import { openWalArchive } from "../../src/repository/wal-archive.ts";
 import type { ObjectStore } from "../../src/storage/object-store.ts";
+import { openS3Store } from "../../src/storage/s3.ts";
 import { recordingLog } from "./expect-log.ts";
+import type { TestRepository } from "./repositories.ts";
+import type { S3Server } from "./s3-server.ts";
 import { historyContent, MiB, SYSTEM_IDENTIFIER, type WalContentOptions, walContent } from "./wal-content.ts";
+
+/** A repository's store, for the program's own words, with every right and past any proxy. */
+export async function storeOf(server: S3Server, { env }: TestRepository): Promise<ObjectStore> {
+  const [, bucket = "", prefix = ""] = /^s3:\/\/([^/]+)\/(.*)$/.exec(env["WALE_S3_PREFIX"] ?? "") ?? [];
+  const { endpoint, region, accessKeyId, secretAccessKey } = server;
+  const where = { bucket, prefix, endpoint, region, accessKeyId, secretAccessKey, forcePathStyle: true };
+  return await openS3Store({ ...where, signal: new AbortController().signal, log: recordingLog().log });
+}
 
 export interface StoredBackup {
   /** It starts in this segment; segments have 1 MiB. */
