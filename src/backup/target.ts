@@ -293,10 +293,10 @@ export async function syncTree(
     const directories: string[] = [];
     await forEachAtOnce(SYNCS_AT_ONCE, filesBelow(root, directories), async (path) => {
       signal.throwIfAborted();
-      await syncFile(path);
+      await madeDurable(path, () => syncFile(path));
     });
-    for (const directory of directories.toReversed()) await syncDirectory(directory);
-    await syncDirectory(resolve(root, ".."));
+    for (const directory of [...directories.toReversed(), resolve(root, "..")])
+      await madeDurable(directory, () => syncDirectory(directory));
   }
 }
 
@@ -310,13 +310,13 @@ async function* filesBelow(directory: string, directories: string[]): AsyncGener
 }
 
 async function syncFile(path: string): Promise<void> {
+  await using file = await open(path, "r");
+  await file.sync();
+}
+
+async function madeDurable(path: string, sync: () => Promise<void>): Promise<void> {
   try {
-    const file = await open(path, "r");
-    try {
-      await file.sync();
-    } finally {
-      await file.close();
-    }
+    await sync();
   } catch (cause) {
     throw destinationError(`could not make "${path}" durable`, cause);
   }

@@ -260,37 +260,6 @@ test(
   SWEEP_LIMIT_MS,
 );
 
-/** A host that does not know yet whether the store refuses to overwrite asks it more: it looks first, and writes the claim twice. */
-test(
-  "refused and lost answers in turn, on a server that is not known yet, the last there is",
-  async () => {
-    const place = places.at(-1) as Place;
-    const { s3, repository, proxy } = place;
-    const faults = [
-      ["refused", refused, 77],
-      ["lost answer", faultNamed("no answer"), 0],
-    ] as const;
-    let n = 0;
-    do {
-      n++;
-      for (const [name, fault, consequence] of SWEEPS_ALL ? faults : [faults[n % 2] as (typeof faults)[number]]) {
-        await proxy.arm(fault, { from: n, times: 1 });
-        const memory = await cluster.makeDirectory(`memory-${n}`);
-        const env = { ...through(place, repository.env, "10s"), WALB_S3_CONDITIONAL_WRITES: "detect", TMPDIR: memory };
-        const { exitCode, stderr } = await push(env);
-        await rm(memory, { recursive: true });
-        const request = proxy.requests[n - 1];
-        const expected = proxy.answered === 0 || isAskedAgain(request) ? 0 : consequence;
-        expect({ n, name, request, exitCode, stderr }).toEqual({ n, name, request, exitCode: expected, stderr });
-        if (exitCode === 0) await checkAndRemoveBackup(place);
-        else expect({ n, name, request, ...(await leftIn(place)) }).toEqual({ n, name, request, ...NOTHING });
-      }
-    } while (proxy.answered > 0);
-    console.log(`refused and lost answers, on ${s3.name}: at each of ${n - 1} requests`);
-  },
-  SWEEP_LIMIT_MS,
-);
-
 test(
   "the backup after all this starts",
   async () => {

@@ -39,7 +39,7 @@ beforeAll(async () => {
   s3 = await anyS3Server();
   proxy = await startFaultProxy(s3.server.endpoint);
   repository = await s3Repository({ ...s3.server, endpoint: proxy.url });
-  server = await startSmallCluster(repository.env, 3000);
+  server = await startSmallCluster(3000, repository.env);
   oid = await server.psql("SELECT oid FROM pg_tablespace WHERE spcname = 'space'");
   backup = await pushBackup(server, { ...repository.env, ...SMALL_PARTS });
   await archiveEverything(server, repository);

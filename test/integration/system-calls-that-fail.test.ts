@@ -130,7 +130,7 @@ test.each([
 });
 
 test("delete with an unlink that fails: 69, what is listed is whole, and running it again with garbage completes it", async () => {
-  await succeeds(push);
+  if (files().length === 0) await succeeds(push);
   const before = files();
   const remove = ["delete", "everything", "--confirm"];
   for (const object of before) {
