@@ -17,6 +17,9 @@ import { waitFor } from "../../support/wait-for.ts";
 const MiB = 1024 * 1024;
 const SECRET = "a-secret-that-nobody-may-see";
 
+/** For tests of silence; where none is meant, a busy machine's must not be taken for one. */
+const SOON_SILENT = { idleTimeoutMs: 300 };
+
 /** A store whose waits take no time, in front of a server that follows the script. */
 async function setUp(script: Script, options: Partial<S3StoreOptions> = {}) {
   const server = await startScriptedS3(script);
@@ -30,8 +33,8 @@ async function setUp(script: Script, options: Partial<S3StoreOptions> = {}) {
     accessKeyId: "key",
     secretAccessKey: SECRET,
     retryDeadlineMs: 5000,
-    connectTimeoutMs: 1000,
-    idleTimeoutMs: 300,
+    connectTimeoutMs: 20_000,
+    idleTimeoutMs: 20_000,
     partSizeBytes: 5 * MiB,
     signal: new AbortController().signal,
     log: createLog(() => {}, { format: "text", level: "debug", now: () => new Date(0) }),
@@ -97,7 +100,7 @@ describe("get() asks again", () => {
       if (how === "error") socket.end("HTTP/1.1 404 Not Found\r\ncontent-length: 100\r\n\r\n<Error><Code>NoSuch");
       if (how === "head") socket.end("HTTP/1.1 200 OK\r\nContent-Le");
       return undefined;
-    });
+    }, SOON_SILENT);
     expect((await it.store.get("a", 10)).body).toHaveLength(5);
   });
 
@@ -243,7 +246,7 @@ describe("stream()", () => {
       socket.write(`HTTP/1.1 200 OK\r\netag: "e1"\r\ncontent-length: ${content.length}\r\n\r\n`);
       socket.write(content.subarray(0, 100));
       return undefined;
-    });
+    }, SOON_SILENT);
     expect(Buffer.concat(await Array.fromAsync(it.store.stream("a")))).toEqual(content);
   });
 
@@ -370,7 +373,7 @@ describe("putIfAbsent()", () => {
     });
     await new Promise<void>((resolve) => silent.listen(0, "127.0.0.1", resolve));
     const address = silent.address() as { port: number };
-    const options = { endpoint: `http://127.0.0.1:${address.port}`, retryDeadlineMs: 100 };
+    const options = { ...SOON_SILENT, endpoint: `http://127.0.0.1:${address.port}`, retryDeadlineMs: 100 };
     await using it = await setUp(() => undefined, options);
     const error = await failure(() => it.store.putIfAbsent("a", new Uint8Array(32 * MiB)));
     expect(error).toBeInstanceOf(StorageError);
