@@ -20,7 +20,7 @@ if (Bun.which("zstd") === null || Bun.which("tar") === null) {
 } else {
   test("every part, with zstd and tar alone", async () => {
     await using repository = await temporaryRepository();
-    await using server = await startSmallCluster(repository.env, 1000);
+    await using server = await startSmallCluster(1000, repository.env);
     const name = await pushBackup(server, { ...repository.env, ...SMALL_PARTS });
     const restored = join(server.directory, "restored");
     await fetchBackup(server, repository.env, { directory: restored, args: ["--blind-restore"] });
