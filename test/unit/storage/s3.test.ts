@@ -277,7 +277,7 @@ describe("stream()", () => {
   });
 
   test("a reader that takes its time is not a silent server", async () => {
-    await using it = await setUp(cutting(content.length));
+    await using it = await setUp(cutting(content.length), SOON_SILENT);
     let size = 0;
     for await (const chunk of it.store.stream("a")) {
       await Bun.sleep(400);
