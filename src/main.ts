@@ -121,7 +121,7 @@ function writeMessage(record: string): void {
 
 /** writeSync, because process.exit() drops what process.stderr.write() has not yet put in the pipe. */
 function writeFully(descriptor: number, text: string): void {
-  const bytes = Buffer.from(text);
+  const bytes = new TextEncoder().encode(text);
   for (let written = 0; written < bytes.length; ) {
     try {
       written += writeSync(descriptor, bytes, written);

@@ -1,11 +1,9 @@
 /** wal-fetch's side of the prefetcher: takes what is ready, and sees to it that one is at work while it is of use. */
-import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { stat } from "node:fs/promises";
+import { existsSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { Settings } from "../config/settings.ts";
 import { reasonOf } from "../errors.ts";
-import { PG_CONTROL_PATH, type PgControl, readPgControl } from "../postgres/pg-control.ts";
+import { PG_CONTROL_PATH, readPgControl, readSystemIdentifier } from "../postgres/pg-control.ts";
 import {
   isSegmentSize,
   parseWalFile,
@@ -56,9 +54,9 @@ export function prefetcherFor(
     existsSync(join(dataDirectory, PG_CONTROL_PATH));
   if (!isRecovery || settings.prefetchCount === 0 || file === undefined) return undefined;
 
-  let opened: Promise<Opened> | undefined;
+  let opened: PrefetchDirectory | undefined;
   const open = () => {
-    opened ??= openDirectory(destination, settings);
+    opened ??= prefetchDirectoryOf(destination, settings, readSystemIdentifier(dataDirectory));
     return opened;
   };
   // Prefetching changes how fast recovery is, never what it sees: what goes wrong here must not become an exit code.
@@ -67,10 +65,10 @@ export function prefetcherFor(
   return {
     async take() {
       try {
-        const { directory } = await open();
+        const directory = open();
         if (file.kind !== "segment") {
           // The last thing that recovery asks for is histories: then nobody comes who would remove what a killed one left.
-          if ((await directory.prefetcher()) === "dead") await directory.remove();
+          if (directory.prefetcher() === "dead") directory.remove();
           return "not ready";
         }
         const outcome = await directory.take(name, destination, WAIT_MS);
@@ -85,17 +83,17 @@ export function prefetcherFor(
     async advance() {
       if (file.kind !== "segment") return;
       try {
-        const { control, directory } = await open();
-        const found = await directory.prefetcher();
+        const directory = open();
+        const found = directory.prefetcher();
         if (found === "alive") {
-          await directory.setPosition(name);
-          await directory.endLoading(name);
-        } else if (state === "recovery" || (await isCatchingUp(file, destination, control))) {
-          await directory.create(name);
-          await directory.endLoading(name);
+          directory.setPosition(name);
+          directory.endLoading(name);
+        } else if (state === "recovery" || (await isCatchingUp(file, destination))) {
+          directory.create(name);
+          directory.endLoading(name);
           startDetached(destination, words, context);
         } else if (found === "dead") {
-          await directory.remove();
+          directory.remove();
         }
       } catch (cause) {
         goOnWithout(cause);
@@ -104,28 +102,18 @@ export function prefetcherFor(
   };
 }
 
-interface Opened {
-  readonly control: PgControl;
-  readonly directory: PrefetchDirectory;
-}
-
-async function openDirectory(destination: string, settings: Settings): Promise<Opened> {
-  const control = await readPgControl(dirname(dirname(destination)));
-  return { control, directory: prefetchDirectoryOf(destination, settings, control.systemIdentifier) };
-}
-
 /**
  * Removes what a killed prefetcher left: for wal-push, which sees a server go on after recovery.
  *
  * @param path  of a file in pg_wal
  */
-export async function removeLeftovers(path: string, { settings, workingDirectory }: CommandContext): Promise<void> {
+export function removeLeftovers(path: string, { settings, workingDirectory }: CommandContext): void {
   try {
     const directory = new PrefetchDirectory(
       prefetchPath(resolve(workingDirectory, path), settings.prefetchDirectory),
       "",
     );
-    if ((await directory.prefetcher()) === "dead") await directory.remove();
+    if (directory.prefetcher() === "dead") directory.remove();
   } catch {
     // What is not ours stays.
   }
@@ -152,29 +140,24 @@ function prefetchPath(destination: string, setting: string | undefined): string 
  * A standby that keeps up asks for one segment and then in vain, again and again: prefetching would ask in vain too. The server
  * keeps a restored segment in pg_wal, under its name, as soon as it has it (xlogarchive.c, KeepFileRestoredFromArchive).
  */
-async function isCatchingUp(
-  file: WalFile & WalSegment,
-  destination: string,
-  { walSegmentSizeBytes }: PgControl,
-): Promise<boolean> {
+async function isCatchingUp(file: WalFile & WalSegment, destination: string): Promise<boolean> {
+  const { walSegmentSizeBytes } = await readPgControl(dirname(dirname(destination)));
   if (!isSegmentSize(walSegmentSizeBytes)) return false;
   const number = segmentNumber(file, walSegmentSizeBytes);
   if (number === 0n) return false;
   const before = segmentAt(file.timeline, number - 1n, walSegmentSizeBytes);
-  const found = await stat(join(dirname(destination), before.name)).catch(() => undefined);
+  const found = statSync(join(dirname(destination), before.name), { throwIfNoEntry: false });
   return found !== undefined && Date.now() - found.ctimeMs < CATCHING_UP_MS;
 }
 
 /** In a session of its own, without our streams: PostgreSQL waits for neither, and its signals do not reach it. */
 function startDetached(destination: string, words: Words, { env, settings, workingDirectory }: CommandContext): void {
   const args = [...words.globalFlags(), "wal-prefetch", `--prefetch=${settings.prefetchCount}`, destination];
-  const child = spawn(process.execPath, args, {
+  const child = Bun.spawn([process.execPath, ...args], {
     cwd: workingDirectory,
     env: { ...env },
     detached: true,
-    stdio: "ignore",
+    stdio: ["ignore", "ignore", "ignore"],
   });
-  // One that cannot be started costs speed and nothing else.
-  child.on("error", () => {});
   child.unref();
 }

@@ -5,33 +5,27 @@ import { UsageError } from "../errors.ts";
 import { createLog, type LogLevel } from "../system/log.ts";
 import { progressIn, repeat } from "../system/progress.ts";
 import type { StatusLine } from "../system/status-line.ts";
-import { backupFetch } from "./backup-fetch.ts";
-import { backupList } from "./backup-list.ts";
-import { backupMark } from "./backup-mark.ts";
-import { backupPush } from "./backup-push.ts";
 import { type Command, type CommandContext, HINT_FOR_WORDS, type Option, type Output, type Words } from "./command.ts";
-import { remove } from "./delete.ts";
 import { type ChosenCommand, type ParsedWords, parsePlainWords } from "./plain-words.ts";
-import { restore } from "./restore.ts";
-import { verify } from "./verify.ts";
-import { version } from "./version.ts";
-import { walFetch } from "./wal-fetch.ts";
-import { walPrefetch } from "./wal-prefetch.ts";
-import { walPush } from "./wal-push.ts";
 
-export const COMMANDS: readonly Command[] = [
-  walPush,
-  walFetch,
-  walPrefetch,
-  backupPush,
-  backupFetch,
-  restore,
-  backupList,
-  backupMark,
-  remove,
-  verify,
-  version,
-];
+/** Each is loaded when it is asked for: PostgreSQL starts one of them for every segment. */
+const COMMANDS: Readonly<Record<string, () => Promise<Command>>> = {
+  "wal-push": async () => (await import("./wal-push.ts")).walPush,
+  "wal-fetch": async () => (await import("./wal-fetch.ts")).walFetch,
+  "wal-prefetch": async () => (await import("./wal-prefetch.ts")).walPrefetch,
+  "backup-push": async () => (await import("./backup-push.ts")).backupPush,
+  "backup-fetch": async () => (await import("./backup-fetch.ts")).backupFetch,
+  restore: async () => (await import("./restore.ts")).restore,
+  "backup-list": async () => (await import("./backup-list.ts")).backupList,
+  "backup-mark": async () => (await import("./backup-mark.ts")).backupMark,
+  delete: async () => (await import("./delete.ts")).remove,
+  verify: async () => (await import("./verify.ts")).verify,
+  version: async () => (await import("./version.ts")).version,
+};
+
+/** In the order of the help. */
+export const allCommands = (): Promise<readonly Command[]> =>
+  Promise.all(Object.values(COMMANDS).map((load) => load()));
 
 /** Words that every command takes. WAL-E's come before the command there; here they may stand anywhere. */
 export const GLOBAL_OPTIONS: Readonly<Record<string, Option>> = {
@@ -85,8 +79,7 @@ export interface ProgramEdge {
  */
 export async function runProgram(argv: readonly string[], edge: ProgramEdge): Promise<void> {
   const given = withoutEndOfFlags(argv);
-  const plain = parsePlainWords(given, COMMANDS, GLOBAL_OPTIONS);
-  const chosen = plain ?? (await parseCommandLine(given, edge));
+  const chosen = (await findPlainWords(given)) ?? (await parseCommandLine(given, edge));
   if (chosen === undefined) return;
 
   const { command, words } = chosen;
@@ -100,10 +93,16 @@ function withoutEndOfFlags(argv: readonly string[]): readonly string[] {
   return end === -1 || behind.some((word) => word.startsWith("-")) ? argv : [...argv.slice(0, end), ...behind];
 }
 
+async function findPlainWords(argv: readonly string[]): Promise<ChosenCommand | undefined> {
+  const name = argv.find((word) => Object.hasOwn(COMMANDS, word));
+  const command = await COMMANDS[name ?? ""]?.();
+  return command && parsePlainWords(argv, [command], GLOBAL_OPTIONS);
+}
+
 /** What yargs prints by itself, help and the version, is all that was asked for then. */
 async function parseCommandLine(argv: readonly string[], { output }: ProgramEdge): Promise<ChosenCommand | undefined> {
   const { parseWords } = await import("./command-line.ts");
-  const { chosen, printed } = await parseWords(argv, COMMANDS, GLOBAL_OPTIONS);
+  const { chosen, printed } = await parseWords(argv, await allCommands(), GLOBAL_OPTIONS);
   if (printed) output.write(`${printed}\n`);
   return chosen;
 }

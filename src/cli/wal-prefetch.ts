@@ -32,7 +32,7 @@ export const walPrefetch: Command = {
 
     // Before anything that takes time, so that the next wal-fetch does not start another one.
     const directory = prefetchDirectoryOf(destination, context.settings, systemIdentifier);
-    await using claim = await directory.claim();
+    using claim = directory.claim();
     if (claim === undefined) return;
 
     const [{ openRepository }, { prefetchWal }] = await Promise.all([

@@ -24,7 +24,7 @@ export const walPush: Command = {
       import("../wal/push.ts"),
       import("./prefetcher.ts"),
     ]);
-    await removeLeftovers(words.required("path"), context);
+    removeLeftovers(words.required("path"), context);
     await using repository = await openRepository(context);
     const poolSize = context.settings.walPushPoolSize;
     await pushWal(words.required("path"), {

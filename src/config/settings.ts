@@ -307,19 +307,21 @@ function whereFound(name: SettingName, flags: Partial<Record<SettingName, string
 }
 
 function refuseUnknownVariables(env: Environment): void {
-  const known = new Set([...Object.values(SETTINGS).flatMap((row) => row.variables), ...OTHER_VARIABLES]);
   for (const [variable, value] of Object.entries(env)) {
     if (value === undefined || value === "") continue;
     for (const [pattern, why] of REFUSED) {
       if (pattern.test(variable)) throw new UsageError(`cannot honour ${variable}`, { hint: why });
     }
-    if (variable.startsWith("WALB_") && !known.has(variable)) {
+    if (variable.startsWith("WALB_") && !isKnown(variable)) {
       throw new UsageError(`unknown setting ${variable}`, {
         hint: 'See "wal-b --help" and docs/settings.md for those there are.',
       });
     }
   }
 }
+
+const isKnown = (variable: string) =>
+  OTHER_VARIABLES.includes(variable) || Object.values(SETTINGS).some(({ variables }) => variables.includes(variable));
 
 function row<Value>(
   { name, flag, aws = [], help, secret }: Words,

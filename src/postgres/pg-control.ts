@@ -5,9 +5,8 @@
  * share it; 18 added a field, so that its checksum stands four bytes later. A version that is not listed is refused,
  * because guessed offsets would look like facts.
  */
-import { readFile } from "node:fs/promises";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { IntegrityError, PostgresError, reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
 import { crc32c } from "./crc32c.ts";
 import { asLsn, type Lsn } from "./lsn.ts";
@@ -94,17 +93,31 @@ export async function readPgControl(dataDirectory: string): Promise<PgControl> {
   return decodePgControl(await readPgControlBytes(dataDirectory), join(dataDirectory, PG_CONTROL_PATH));
 }
 
+/**
+ * The cluster's identifier alone, without the checksum: it is the first field of every version, and a server that overwrites the
+ * file writes the same bytes there.
+ *
+ * @throws SourceMissingError  there is no such file, or it cannot be read
+ * @throws IntegrityError  it is cut off
+ */
+export function readSystemIdentifier(dataDirectory: string): bigint {
+  const path = join(dataDirectory, PG_CONTROL_PATH);
+  const bytes = readBytes(path);
+  if (bytes.byteLength < MAX_SAFE_BYTES) throw cutOff(bytes, path);
+  return bytes.readBigUInt64LE(0);
+}
+
 /** The whole file with a right checksum, for a backup. Throws as `readPgControl` does. */
 export async function readPgControlBytes(dataDirectory: string): Promise<Uint8Array> {
   const path = join(dataDirectory, PG_CONTROL_PATH);
   let previous: Buffer | undefined;
   for (let reads = 1; ; reads++) {
-    const bytes = await readBytes(path);
+    const bytes = readBytes(path);
     const failure = damageOf(bytes, path);
     if (!failure) return bytes;
     if (failure instanceof PostgresError || previous?.equals(bytes) || reads === MAX_READS) throw failure;
     previous = bytes;
-    await sleep(REREAD_PAUSE_MS);
+    await Bun.sleep(REREAD_PAUSE_MS);
   }
 }
 
@@ -148,9 +161,9 @@ export function decodePgControl(bytes: Uint8Array, path: string = PG_CONTROL_PAT
   };
 }
 
-async function readBytes(path: string): Promise<Buffer> {
+function readBytes(path: string): Buffer {
   try {
-    return await readFile(path);
+    return readFileSync(path);
   } catch (cause) {
     const hint =
       systemCodeOf(cause) === "EACCES"
@@ -160,10 +173,11 @@ async function readBytes(path: string): Promise<Buffer> {
   }
 }
 
+const cutOff = (bytes: Uint8Array, path: string) =>
+  new IntegrityError(`"${path}" is damaged`, { detail: `It has only ${bytes.byteLength} bytes.` });
+
 function damageOf(bytes: Uint8Array, path: string): IntegrityError | PostgresError | undefined {
-  if (bytes.byteLength < MAX_SAFE_BYTES) {
-    return new IntegrityError(`"${path}" is damaged`, { detail: `It has only ${bytes.byteLength} bytes.` });
-  }
+  if (bytes.byteLength < MAX_SAFE_BYTES) return cutOff(bytes, path);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const version = view.getUint32(8, true);
   const checksumOffset = CHECKSUM_OFFSETS.get(version);

@@ -7,9 +7,25 @@
  * DIRECTORY/prefetcher          the number of the one prefetcher's process, which touches the file every second
  *
  * Nothing here is needed: whatever is missing, or is removed under somebody's hands, wal-fetch reads from the archive.
+ *
+ * The calls are synchronous: each takes microseconds, and wal-fetch, which makes a few and ends, would first start the threads
+ * that asynchronous ones run on.
  */
-import { closeSync, openSync, readSync } from "node:fs";
-import { lstat, mkdir, readdir, readFile, rename, rm, stat, statfs, utimes, writeFile } from "node:fs/promises";
+import {
+  closeSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { DestinationError, systemCodeOf } from "../errors.ts";
 import { isProcessRunning } from "../postgres/postmaster-pid.ts";
@@ -45,17 +61,17 @@ export class PrefetchDirectory {
    * @returns "not ready": the caller loads it. "damaged" is the same, after what was ready had to be removed
    */
   async take(segment: string, destination: string, waitMs: number): Promise<"taken" | "not ready" | "damaged"> {
-    if (!(await this.#isThere())) return "not ready";
+    if (!this.#isThere()) return "not ready";
     for (const until = performance.now() + waitMs; ; await Bun.sleep(POLL_MS)) {
       // Asked before the names: a load that ends in between has put its segment among them.
-      const isLoading = await this.#isLoading(segment);
-      const ready = (await this.#names()).find((name) => READY.exec(name)?.[1] === segment);
+      const isLoading = this.#isLoading(segment);
+      const ready = this.#names().find((name) => READY.exec(name)?.[1] === segment);
       if (ready !== undefined) {
         // Or the prefetcher would miss it before it hears where recovery is, and load it again.
-        await this.beginLoading(segment);
+        this.beginLoading(segment);
         return await this.#place(ready, destination);
       }
-      if (!isLoading && (await this.beginLoading(segment))) return "not ready";
+      if (!isLoading && this.beginLoading(segment)) return "not ready";
       if (performance.now() > until) return "not ready";
     }
   }
@@ -65,48 +81,48 @@ export class PrefetchDirectory {
     const [, segment = "", expected] = READY.exec(name) ?? [];
     try {
       if (this.#hash(segment, piecesOfFile(path)) !== expected) {
-        await rm(path, { force: true });
+        rmSync(path, { force: true });
         return "damaged";
       }
-      await rename(path, destination);
+      renameSync(path, destination);
       return "taken";
     } catch (error) {
       if (systemCodeOf(error) === "ENOENT") return "not ready";
       if (systemCodeOf(error) !== "EXDEV") throw error;
     }
     // The directory was moved to another file system by its setting.
-    const content = await readFile(path);
+    const content = readFileSync(path);
     if (this.#hash(segment, piecesOf(content)) !== expected) return "damaged";
     await writeFileAtomically(destination, content, { mode: 0o600, durability: "left to PostgreSQL" });
-    await rm(path, { force: true });
+    rmSync(path, { force: true });
     return "taken";
   }
 
   /** Where recovery is; undefined when nobody has said so. */
-  async position(): Promise<WalSegment | undefined> {
-    const file = parseWalFile(await readFile(join(this.path, POSITION), "utf8").catch(() => ""));
+  position(): WalSegment | undefined {
+    const file = parseWalFile(textIn(join(this.path, POSITION)));
     return file?.kind === "segment" ? file : undefined;
   }
 
   /** Tells the prefetcher that is at work, if it still is. */
-  async setPosition(segment: string): Promise<void> {
-    await writeFile(join(this.path, POSITION), segment, { mode: 0o600 }).catch(ignoring("ENOENT"));
+  setPosition(segment: string): void {
+    ignoring("ENOENT", () => writeFileSync(join(this.path, POSITION), segment, { mode: 0o600 }));
   }
 
   /** For a prefetcher that is about to be started. The directory that it is made in must be there. */
-  async create(position: string): Promise<void> {
-    await mkdir(this.path, { mode: 0o700 }).catch(ignoring("EEXIST"));
-    await this.#isThere();
-    await this.setPosition(position);
+  create(position: string): void {
+    this.#make();
+    this.#isThere();
+    this.setPosition(position);
   }
 
   /** @returns "alive", "dead" when one was killed and left its directory, or "none" */
-  async prefetcher(): Promise<"alive" | "dead" | "none"> {
-    if (!(await this.#isThere())) return "none";
+  prefetcher(): "alive" | "dead" | "none" {
+    if (!this.#isThere()) return "none";
     const path = join(this.path, PREFETCHER);
-    const touched = await stat(path).catch(() => undefined);
+    const touched = statSync(path, { throwIfNoEntry: false });
     const isFresh = touched !== undefined && Date.now() - touched.mtimeMs < DEAD_AFTER_MS;
-    return isFresh && lives(await numberIn(path)) ? "alive" : "dead";
+    return isFresh && lives(numberIn(path)) ? "alive" : "dead";
   }
 
   /**
@@ -115,56 +131,56 @@ export class PrefetchDirectory {
    *
    * @returns undefined when another one is at work
    */
-  async claim(): Promise<PrefetchClaim | undefined> {
-    await mkdir(this.path, { mode: 0o700 }).catch(ignoring("EEXIST"));
-    if ((await this.prefetcher()) === "alive") return undefined;
+  claim(): PrefetchClaim | undefined {
+    this.#make();
+    if (this.prefetcher() === "alive") return undefined;
     const path = join(this.path, PREFETCHER);
-    await rm(path, { force: true });
+    rmSync(path, { force: true });
     try {
-      await writeFile(path, String(process.pid), { mode: 0o600, flag: "wx" });
+      writeFileSync(path, String(process.pid), { mode: 0o600, flag: "wx" });
     } catch (error) {
       if (systemCodeOf(error) === "EEXIST") return undefined;
       throw error;
     }
-    const isMine = async () => (await numberIn(path)) === process.pid;
+    const isMine = () => numberIn(path) === process.pid;
     return {
-      async isHeld() {
-        if (!(await isMine())) return false;
+      isHeld() {
+        if (!isMine()) return false;
         const now = new Date();
-        await utimes(path, now, now).catch(() => {});
+        ignoring("ENOENT", () => utimesSync(path, now, now));
         return true;
       },
-      [Symbol.asyncDispose]: async () => {
-        if (await isMine()) await this.remove();
+      [Symbol.dispose]: () => {
+        if (isMine()) this.remove();
       },
     };
   }
 
   /** Segments that are ready. */
-  async ready(): Promise<ReadonlySet<string>> {
-    return new Set((await this.#names()).flatMap((name) => READY.exec(name)?.[1] ?? []));
+  ready(): ReadonlySet<string> {
+    return new Set(this.#names().flatMap((name) => READY.exec(name)?.[1] ?? []));
   }
 
   /** @returns false when somebody else who lives is loading it */
-  async beginLoading(segment: string): Promise<boolean> {
+  beginLoading(segment: string): boolean {
     const path = join(this.path, `${segment}${LOADING}`);
     try {
-      await writeFile(path, String(process.pid), { mode: 0o600, flag: "wx" });
+      writeFileSync(path, String(process.pid), { mode: 0o600, flag: "wx" });
     } catch (error) {
       if (systemCodeOf(error) === "ENOENT") return true;
       if (systemCodeOf(error) !== "EEXIST") throw error;
-      if (await this.#isLoading(segment)) return false;
-      await writeFile(path, String(process.pid), { mode: 0o600 });
+      if (this.#isLoading(segment)) return false;
+      writeFileSync(path, String(process.pid), { mode: 0o600 });
     }
     return true;
   }
 
-  async endLoading(segment: string): Promise<void> {
-    await rm(join(this.path, `${segment}${LOADING}`), { force: true });
+  endLoading(segment: string): void {
+    rmSync(join(this.path, `${segment}${LOADING}`), { force: true });
   }
 
-  async #isLoading(segment: string): Promise<boolean> {
-    const number = await numberIn(join(this.path, `${segment}${LOADING}`));
+  #isLoading(segment: string): boolean {
+    const number = numberIn(join(this.path, `${segment}${LOADING}`));
     return number !== process.pid && lives(number);
   }
 
@@ -179,28 +195,28 @@ export class PrefetchDirectory {
    *
    * @param wanted  with those that the caller is loading
    */
-  async keepOnly(wanted: ReadonlySet<string>): Promise<void> {
-    for (const name of await this.#names()) {
+  keepOnly(wanted: ReadonlySet<string>): void {
+    for (const name of this.#names()) {
       const segment = READY.exec(name)?.[1] ?? (name.endsWith(LOADING) ? name.slice(0, -LOADING.length) : undefined);
-      const isLeft = segment === undefined ? await this.#isAbandoned(name) : !wanted.has(segment);
-      if (isLeft) await rm(join(this.path, name), { force: true }).catch(() => {});
+      const isLeft = segment === undefined ? this.#isAbandoned(name) : !wanted.has(segment);
+      if (isLeft) rmSync(join(this.path, name), { force: true });
     }
   }
 
-  async #isAbandoned(name: string): Promise<boolean> {
+  #isAbandoned(name: string): boolean {
     if (!TEMPORARY_FILE.test(name)) return false;
-    const found = await stat(join(this.path, name)).catch(() => undefined);
+    const found = statSync(join(this.path, name), { throwIfNoEntry: false });
     return found !== undefined && Date.now() - found.mtimeMs > DEAD_AFTER_MS;
   }
 
-  async freeBytes(): Promise<number> {
-    const { bavail, bsize } = await statfs(this.path);
+  freeBytes(): number {
+    const { bavail, bsize } = statfsSync(this.path);
     return bavail * bsize;
   }
 
-  async remove(): Promise<void> {
+  remove(): void {
     // Again when somebody put a file there meanwhile.
-    await rm(this.path, { recursive: true, force: true, maxRetries: 3, retryDelay: 20 });
+    rmSync(this.path, { recursive: true, force: true, maxRetries: 3, retryDelay: 20 });
   }
 
   /** Of the content, the name and the source. */
@@ -211,21 +227,25 @@ export class PrefetchDirectory {
   }
 
   /** @throws DestinationError  somebody else could write to it, or it is no directory */
-  async #isThere(): Promise<boolean> {
-    const found = await lstat(this.path).catch(ignoring("ENOENT"));
+  #isThere(): boolean {
+    const found = lstatSync(this.path, { throwIfNoEntry: false });
     if (found === undefined) return false;
     if (found.isDirectory() && found.uid === process.geteuid?.() && (found.mode & 0o022) === 0) return true;
     throw new DestinationError(`"${this.path}" is not a directory that only this account can write to`);
   }
 
-  async #names(): Promise<readonly string[]> {
-    return (await readdir(this.path).catch(ignoring("ENOENT"))) ?? [];
+  #make(): void {
+    ignoring("EEXIST", () => mkdirSync(this.path, { mode: 0o700 }));
+  }
+
+  #names(): readonly string[] {
+    return ignoring("ENOENT", () => readdirSync(this.path)) ?? [];
   }
 }
 
-export interface PrefetchClaim extends AsyncDisposable {
+export interface PrefetchClaim extends Disposable {
   /** Shows that the prefetcher lives. @returns false when the directory is another's by now, or gone */
-  isHeld(): Promise<boolean>;
+  isHeld(): boolean;
 }
 
 function* piecesOf(content: Uint8Array): Iterable<Uint8Array> {
@@ -255,14 +275,23 @@ function readFully(file: number, buffer: Uint8Array): number {
 }
 
 /** A process number; 0 when the file is missing or has none yet. */
-async function numberIn(path: string): Promise<number> {
-  return Number(await readFile(path, "utf8").catch(() => "")) || 0;
+function numberIn(path: string): number {
+  return Number(textIn(path)) || 0;
+}
+
+/** Empty when there is no such file. */
+function textIn(path: string): string {
+  return ignoring("ENOENT", () => readFileSync(path, "utf8")) ?? "";
 }
 
 /** 0 and what is below stand for groups of processes. */
 const lives = (number: number) => number > 0 && isProcessRunning(number);
 
-const ignoring = (code: string) => (error: unknown) => {
-  if (systemCodeOf(error) !== code) throw error;
-  return undefined;
-};
+function ignoring<Result>(code: string, work: () => Result): Result | undefined {
+  try {
+    return work();
+  } catch (error) {
+    if (systemCodeOf(error) === code) return undefined;
+    throw error;
+  }
+}

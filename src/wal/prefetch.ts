@@ -5,8 +5,7 @@
  * fast recovery is, never what it sees: a segment that it cannot get is left to wal-fetch, which has the exit codes. Memory: what
  * LOADING_BYTES allows, three times: as it is stored, in frames, and whole.
  */
-import { existsSync } from "node:fs";
-import { readdir, readFile } from "node:fs/promises";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { IntegrityError } from "../errors.ts";
 import { asLsn, type Lsn } from "../postgres/lsn.ts";
@@ -76,11 +75,11 @@ async function keepReady(segments: Segments, { claim, dataDirectory, signal }: P
       lookedAt = now;
     }
     if (now - shownAt >= SHOW_LIFE_EVERY_MS) {
-      if (!(await claim.isHeld())) return;
+      if (!claim.isHeld()) return;
       shownAt = now;
     }
-    if ((await segments.followRecovery(now)) === "of no use") return;
-    await segments.startLoads();
+    if (segments.followRecovery(now) === "of no use") return;
+    segments.startLoads();
     await abortableDelay(POLL_MS, signal).catch(() => {});
   }
 }
@@ -118,22 +117,22 @@ class Segments {
   }
 
   /** @returns "of no use" when recovery asks for nothing, or has got itself what we could not get: it has caught up with us */
-  async followRecovery(now: number): Promise<"of no use" | "of use"> {
+  followRecovery(now: number): "of no use" | "of use" {
     const { directory, idleMs } = this.#context;
-    const position = await directory.position();
+    const position = directory.position();
     if (position === undefined || position.name === this.#position?.name)
       return now - this.#movedAt > idleMs ? "of no use" : "of use";
 
     this.#position = position;
     this.#movedAt = now;
-    this.#wanted = await this.#segmentsAfter(position);
+    this.#wanted = this.#segmentsAfter(position);
     const names = this.#wanted.map(({ name }) => name);
-    await directory.keepOnly(new Set([...names, ...this.#loading.keys()]));
-    this.#ready = await directory.ready();
+    directory.keepOnly(new Set([...names, ...this.#loading.keys()]));
+    this.#ready = directory.ready();
     return [...this.#lacking].every((name) => names.includes(name)) ? "of use" : "of no use";
   }
 
-  async startLoads(): Promise<void> {
+  startLoads(): void {
     const { directory, segmentSize } = this.#context;
     // Behind a segment that cannot be had, there is nothing to ask for.
     const end = this.#wanted.findIndex(({ name }) => this.#lacking.has(name));
@@ -141,10 +140,10 @@ class Segments {
       if (this.#loading.size >= this.#loadsAtOnce) return;
       if (this.#ready.has(segment.name) || this.#loading.has(segment.name)) continue;
       // Recovery itself needs the disk more: as much again as we may fill stays free.
-      if ((await directory.freeBytes()) < 2 * this.#count * segmentSize) return;
-      if (!(await directory.beginLoading(segment.name))) continue;
-      if (await this.#hasBeenLoaded(segment)) {
-        await directory.endLoading(segment.name);
+      if (directory.freeBytes() < 2 * this.#count * segmentSize) return;
+      if (!directory.beginLoading(segment.name)) continue;
+      if (this.#hasBeenLoaded(segment)) {
+        directory.endLoading(segment.name);
         return;
       }
       this.#loading.set(segment.name, this.#load(segment));
@@ -152,10 +151,10 @@ class Segments {
   }
 
   /** Whoever loads a segment ends that only after it has told of the outcome, so this is asked once nobody is loading it. */
-  async #hasBeenLoaded(segment: WalSegment): Promise<boolean> {
+  #hasBeenLoaded(segment: WalSegment): boolean {
     const { directory } = this.#context;
-    this.#ready = await directory.ready();
-    return this.#ready.has(segment.name) || (await directory.position())?.name !== this.#position?.name;
+    this.#ready = directory.ready();
+    return this.#ready.has(segment.name) || directory.position()?.name !== this.#position?.name;
   }
 
   async settled(): Promise<void> {
@@ -178,7 +177,7 @@ class Segments {
       // Before another segment takes this one's place: left to itself, the collector lets a few of 16 MiB grow to 530 MB instead of 200.
       Bun.gc(true);
       this.#loading.delete(name);
-      await directory.endLoading(name).catch(() => {});
+      directory.endLoading(name);
     }
   }
 
@@ -186,9 +185,9 @@ class Segments {
    * As recovery goes on (xlogrecovery.c, XLogFileReadAnyTLI): of each segment the newest timeline's that has begun by then.
    * What is guessed wrong is fetched in vain, and no more.
    */
-  async #segmentsAfter(position: WalSegment): Promise<readonly WalSegment[]> {
+  #segmentsAfter(position: WalSegment): readonly WalSegment[] {
     const { segmentSize, walDirectory } = this.#context;
-    const history = await newestHistory(walDirectory);
+    const history = newestHistory(walDirectory);
     const timelineOf = (number: bigint) =>
       history.findLast(({ begin }) => segmentNumber(segmentHolding(1, begin, segmentSize), segmentSize) <= number)
         ?.timeline;
@@ -209,13 +208,13 @@ interface BegunTimeline {
 }
 
 /** The server keeps the histories that it follows in pg_wal. Oldest timeline first; empty when there is none to be read. */
-async function newestHistory(walDirectory: string): Promise<readonly BegunTimeline[]> {
-  const files = (await readdir(walDirectory).catch(() => [])).map((name) => parseWalFile(name));
+function newestHistory(walDirectory: string): readonly BegunTimeline[] {
+  const files = readdirSync(walDirectory).map((name) => parseWalFile(name));
   const newest = Math.max(...files.map((file) => (file?.kind === "history" ? file.timeline : 0)), 0);
   const file = files.find((found) => found?.kind === "history" && found.timeline === newest);
   if (file === undefined) return [];
   try {
-    const switches = parseTimelineHistory(newest, await readFile(join(walDirectory, file.name), "utf8"));
+    const switches = parseTimelineHistory(newest, readFileSync(join(walDirectory, file.name), "utf8"));
     const timelines = [...switches.map(({ timeline }) => timeline), newest];
     return timelines.map((timeline, n) => ({ timeline, begin: switches[n - 1]?.switchLsn ?? asLsn(0n) }));
   } catch {

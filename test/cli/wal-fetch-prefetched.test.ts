@@ -34,7 +34,7 @@ async function recoveringSite(segmentBytes = 16 * MiB): Promise<Site> {
 async function prefetch(site: Site, env: Environment, segment: string, sizeBytes = MiB): Promise<Uint8Array> {
   const destination = join(site.data, DESTINATION);
   const directory = prefetchDirectoryOf(destination, loadSettings({}, env), SYSTEM_IDENTIFIER);
-  await directory.create(name(1));
+  directory.create(name(1));
   const content = walContent(segment, { sizeBytes });
   await directory.put(segment, content);
   // An alive one: no other is started.

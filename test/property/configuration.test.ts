@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { parseWords } from "../../src/cli/command-line.ts";
 import { parsePlainWords } from "../../src/cli/plain-words.ts";
 import { parseCustomerKey, parseEndpoint, parsePrefix } from "../../src/cli/prefix.ts";
-import { COMMANDS, GLOBAL_OPTIONS } from "../../src/cli/program.ts";
+import { allCommands, GLOBAL_OPTIONS } from "../../src/cli/program.ts";
 import { readEnvdir } from "../../src/config/envdir.ts";
 import { loadSettings, SETTINGS } from "../../src/config/settings.ts";
 import { UsageError } from "../../src/errors.ts";
@@ -17,6 +17,8 @@ import { anyText, damagedBytes, damagedText } from "../support/damage.ts";
 import { answerOf, property } from "../support/property.ts";
 import type { Random } from "../support/random.ts";
 import { temporaryDirectory } from "../support/temporary-directory.ts";
+
+const COMMANDS = await allCommands();
 
 const line = (random: Random) => anyText(random, 20).replace(/[\r\n]/g, "");
 /** A variable of the environment cannot hold NUL. */

@@ -2,8 +2,10 @@ import { describe, expect, test } from "bun:test";
 import type { Option } from "../../../src/cli/command.ts";
 import { parseWords } from "../../../src/cli/command-line.ts";
 import { type ParsedWords, parsePlainWords } from "../../../src/cli/plain-words.ts";
-import { COMMANDS, GLOBAL_OPTIONS } from "../../../src/cli/program.ts";
+import { allCommands, GLOBAL_OPTIONS } from "../../../src/cli/program.ts";
 import { random } from "../../support/random.ts";
+
+const COMMANDS = await allCommands();
 
 const plain = (argv: readonly string[]) => parsePlainWords(argv, COMMANDS, GLOBAL_OPTIONS);
 

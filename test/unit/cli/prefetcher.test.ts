@@ -48,7 +48,7 @@ const DEAD = String(2 ** 22 + 1);
 
 test("a segment that is ready is put in place", async () => {
   await using site = await setUp();
-  await site.kept.create(SEGMENT);
+  site.kept.create(SEGMENT);
   await site.kept.put(SEGMENT, walContent(SEGMENT));
   expect(await site.prefetcher()?.take()).toBe("taken");
   expect(Buffer.compare(await readFile(site.destination), walContent(SEGMENT))).toBe(0);
@@ -59,7 +59,7 @@ test("a segment that is ready is put in place", async () => {
 test("a segment that was ready from another repository is none", async () => {
   await using site = await setUp({ WALB_FILE_PREFIX: "/here" });
   const other = loadSettings({}, { WALB_FILE_PREFIX: "/there" });
-  await site.kept.create(SEGMENT);
+  site.kept.create(SEGMENT);
   await prefetchDirectoryOf(site.destination, other, SYSTEM_IDENTIFIER).put(SEGMENT, walContent(SEGMENT));
   expect(await site.prefetcher()?.take()).toBe("not ready");
   site.expectLog(`WARNING: discarded "${SEGMENT}": it was damaged after it was prefetched`);
@@ -106,7 +106,7 @@ test.each([
   ["alive", String(process.pid), true],
 ])("what a prefetcher keeps that is %s, when recovery asks for a history", async (_, number, stays) => {
   await using site = await setUp();
-  await site.kept.create(SEGMENT);
+  site.kept.create(SEGMENT);
   await writeFile(join(site.kept.path, "prefetcher"), number);
   const history = site.prefetcher("00000002.history", join(site.directory, "pg_wal", "RECOVERYHISTORY"));
   expect(await history?.take()).toBe("not ready");
@@ -119,7 +119,7 @@ test.each([
 ])("what a prefetcher keeps that is %s, when wal-push comes by", async (_, number, stays) => {
   await using site = await setUp();
   await removeLeftovers(`pg_wal/${SEGMENT}`, site.context);
-  await site.kept.create(SEGMENT);
+  site.kept.create(SEGMENT);
   await writeFile(join(site.kept.path, "prefetcher"), number);
   await removeLeftovers(`pg_wal/${SEGMENT}`, site.context);
   expect(existsSync(site.kept.path)).toBe(stays);
@@ -147,6 +147,6 @@ describe("on a standby", () => {
   test("that catches up, one is started", async () => {
     await using site = await setUpStandby(0);
     await site.prefetcher(NEXT)?.advance();
-    expect((await site.kept.position())?.name).toBe(NEXT);
+    expect(site.kept.position()?.name).toBe(NEXT);
   });
 });

@@ -34,11 +34,11 @@ const onlyReady = async (path: string) =>
 describe("take()", () => {
   test("puts the very content in place that was put", async () => {
     await using site = await setUp();
-    await site.directory.create(A);
+    site.directory.create(A);
     await site.directory.put(A, walContent(A));
     expect(await site.directory.take(A, site.destination, 0)).toBe("taken");
     expect(Buffer.compare(await readFile(site.destination), walContent(A))).toBe(0);
-    expect(await site.directory.ready()).toEqual(new Set());
+    expect(site.directory.ready()).toEqual(new Set());
   });
 
   test("finds nothing where there is no directory, and makes none", async () => {
@@ -60,7 +60,7 @@ describe("take()", () => {
     ],
   ])("discards a file with %s", async (_, damage) => {
     await using site = await setUp();
-    await site.directory.create(A);
+    site.directory.create(A);
     await site.directory.put(A, walContent(A));
     const path = join(site.path, await onlyReady(site.path));
     await writeFile(path, damage(new Uint8Array(await readFile(path))));
@@ -71,7 +71,7 @@ describe("take()", () => {
 
   test("discards a file of another source, and one under another segment's name", async () => {
     await using site = await setUp();
-    await site.directory.create(A);
+    site.directory.create(A);
     await new PrefetchDirectory(site.path, "another").put(A, walContent(A));
     expect(await site.directory.take(A, site.destination, 0)).toBe("damaged");
     await site.directory.put(A, walContent(A));
@@ -82,29 +82,29 @@ describe("take()", () => {
 
   test("waits for a segment that somebody is loading", async () => {
     await using site = await setUp();
-    await site.directory.create(A);
+    site.directory.create(A);
     await writeFile(join(site.path, `${A}.loading`), OTHER);
     const taking = site.directory.take(A, site.destination, 10_000);
     await Bun.sleep(30);
     await site.directory.put(A, walContent(A));
-    await site.directory.endLoading(A);
+    site.directory.endLoading(A);
     expect(await taking).toBe("taken");
   });
 
   test("does not wait when loading has failed, and loads it itself from then on", async () => {
     await using site = await setUp();
-    await site.directory.create(A);
+    site.directory.create(A);
     await writeFile(join(site.path, `${A}.loading`), OTHER);
     const taking = site.directory.take(A, site.destination, 10_000);
     await Bun.sleep(30);
-    await site.directory.endLoading(A);
+    site.directory.endLoading(A);
     expect(await taking).toBe("not ready");
     expect(await readFile(join(site.path, `${A}.loading`), "utf8")).toBe(String(process.pid));
   });
 
   test("does not wait for the dead, nor for ever", async () => {
     await using site = await setUp();
-    await site.directory.create(A);
+    site.directory.create(A);
     await writeFile(join(site.path, `${A}.loading`), DEAD);
     expect(await site.directory.take(A, site.destination, 10_000)).toBe("not ready");
     await writeFile(join(site.path, `${B}.loading`), OTHER);
@@ -124,24 +124,24 @@ describe("take()", () => {
 
 test("a segment is loaded by one at a time", async () => {
   await using site = await setUp();
-  await site.directory.create(A);
-  expect(await site.directory.beginLoading(A)).toBe(true);
+  site.directory.create(A);
+  expect(site.directory.beginLoading(A)).toBe(true);
   await writeFile(join(site.path, `${A}.loading`), OTHER);
-  expect(await site.directory.beginLoading(A)).toBe(false);
+  expect(site.directory.beginLoading(A)).toBe(false);
   await writeFile(join(site.path, `${A}.loading`), DEAD);
-  expect(await site.directory.beginLoading(A)).toBe(true);
+  expect(site.directory.beginLoading(A)).toBe(true);
 });
 
 test("keepOnly() removes what is not wanted and what the dead left, and nothing else", async () => {
   await using site = await setUp();
-  await site.directory.create(A);
+  site.directory.create(A);
   for (const name of [A, B]) await site.directory.put(name, walContent(name));
   const old = new Date(Date.now() - 60_000);
   for (const name of [`${A}.loading`, `${B}.loading`, "xlogtemp.walb.new", "xlogtemp.walb.old", "prefetcher"])
     await writeFile(join(site.path, name), "");
   await utimes(join(site.path, "xlogtemp.walb.old"), old, old);
-  await site.directory.keepOnly(new Set([A]));
-  expect(await site.directory.ready()).toEqual(new Set([A]));
+  site.directory.keepOnly(new Set([A]));
+  expect(site.directory.ready()).toEqual(new Set([A]));
   expect((await namesIn(site.path)).filter((name) => !name.startsWith(`${A}.`))).toEqual([
     "position",
     "prefetcher",
@@ -152,17 +152,17 @@ test("keepOnly() removes what is not wanted and what the dead left, and nothing 
 describe("position()", () => {
   test("is what was told last, and nothing when that is no segment", async () => {
     await using site = await setUp();
-    expect(await site.directory.position()).toBeUndefined();
-    await site.directory.create(A);
-    await site.directory.setPosition(B);
-    expect((await site.directory.position())?.name).toBe(B);
-    await site.directory.setPosition("");
-    expect(await site.directory.position()).toBeUndefined();
+    expect(site.directory.position()).toBeUndefined();
+    site.directory.create(A);
+    site.directory.setPosition(B);
+    expect(site.directory.position()?.name).toBe(B);
+    site.directory.setPosition("");
+    expect(site.directory.position()).toBeUndefined();
   });
 
   test("is told to nobody when the directory has gone", async () => {
     await using site = await setUp();
-    await site.directory.setPosition(A);
+    site.directory.setPosition(A);
     expect(await Bun.file(site.path).exists()).toBe(false);
   });
 });
@@ -171,13 +171,13 @@ describe("claim()", () => {
   test("is given to one, who removes everything in the end", async () => {
     await using site = await setUp();
     {
-      await using claim = await site.directory.claim();
-      expect(await claim?.isHeld()).toBe(true);
-      expect(await site.directory.prefetcher()).toBe("alive");
-      expect(await site.directory.claim()).toBeUndefined();
+      using claim = site.directory.claim();
+      expect(claim?.isHeld()).toBe(true);
+      expect(site.directory.prefetcher()).toBe("alive");
+      expect(site.directory.claim()).toBeUndefined();
       expect((await stat(site.path)).mode & 0o777).toBe(0o700);
     }
-    expect(await site.directory.prefetcher()).toBe("none");
+    expect(site.directory.prefetcher()).toBe("none");
   });
 
   test.each([
@@ -186,21 +186,21 @@ describe("claim()", () => {
     ["that has not been heard of for long", async (file: string) => await utimes(file, 0, 0)],
   ])("passes on from one %s; that one removes nothing any more", async (_, die) => {
     await using site = await setUp();
-    const first = await site.directory.claim();
+    const first = site.directory.claim();
     await die(join(site.path, "prefetcher"));
-    expect(await site.directory.prefetcher()).toBe("dead");
-    await using second = await site.directory.claim();
-    expect(await second?.isHeld()).toBe(true);
+    expect(site.directory.prefetcher()).toBe("dead");
+    using second = site.directory.claim();
+    expect(second?.isHeld()).toBe(true);
     await writeFile(join(site.path, "prefetcher"), OTHER);
-    expect(await first?.isHeld()).toBe(false);
-    await first?.[Symbol.asyncDispose]();
+    expect(first?.isHeld()).toBe(false);
+    first?.[Symbol.dispose]();
     expect(await namesIn(site.path)).toEqual(["prefetcher"]);
   });
 });
 
 test.if(process.platform === "linux")("a killed process that nobody has asked for is dead", async () => {
   await using site = await setUp();
-  await site.directory.create(A);
+  site.directory.create(A);
   // A shell asks for children that end while it is one: so it becomes another program first, which never asks.
   const parent = Bun.spawn(["/bin/sh", "-c", "sleep 60 & echo $!; exec sleep 60"], { stdout: "pipe" });
   const { value } = await parent.stdout.getReader().read();
@@ -209,7 +209,7 @@ test.if(process.platform === "linux")("a killed process that nobody has asked fo
   process.kill(Number(zombie), "SIGKILL");
   await waitFor(async () => (await readFile(`/proc/${zombie}/stat`, "utf8")).includes(") Z "));
   await writeFile(join(site.path, "prefetcher"), zombie);
-  expect(await site.directory.prefetcher()).toBe("dead");
+  expect(site.directory.prefetcher()).toBe("dead");
   parent.kill("SIGKILL");
   await parent.exited;
 });
@@ -217,8 +217,8 @@ test.if(process.platform === "linux")("a killed process that nobody has asked fo
 test("what is on another file system is put in place too", async () => {
   const other = new PrefetchDirectory(join("/dev/shm", `walb-test-${crypto.randomUUID()}`), "source");
   await using site = await setUp();
-  await other.create(A);
-  await using _ = { [Symbol.asyncDispose]: () => other.remove() };
+  other.create(A);
+  using _ = { [Symbol.dispose]: () => other.remove() };
   await other.put(A, walContent(A));
   expect((await stat(other.path)).dev).not.toBe((await stat(join(site.destination, ".."))).dev);
   expect(await other.take(A, site.destination, 0)).toBe("taken");

@@ -30,7 +30,7 @@ async function setUp({ archived, count = 4, idleMs = 60_000, get }: Options) {
     writeFile(join(data, "postmaster.pid"), `${process.pid}\n${data}\n${startedAt}\n5432\n/tmp\n\n1 1\n${status}\n`);
   await server("ready");
   const directory = new PrefetchDirectory(join(data, "pg_wal", "kept"), "source");
-  await directory.create(segment(1));
+  directory.create(segment(1));
 
   const asked: string[] = [];
   const stopped = Promise.withResolvers<never>();
@@ -43,7 +43,7 @@ async function setUp({ archived, count = 4, idleMs = 60_000, get }: Options) {
   };
   const interrupt = new AbortController();
   const run = async () => {
-    await using claim = await directory.claim();
+    using claim = directory.claim();
     if (!claim) throw new Error("another one is at work");
     await prefetchWal({
       archive: { getOwnForm },
@@ -68,7 +68,7 @@ async function setUp({ archived, count = 4, idleMs = 60_000, get }: Options) {
     server,
     ended: () => running,
     ready: async (...names: readonly string[]) =>
-      await waitFor(async () => [...(await directory.ready())].sort().join() === names.join(), {
+      await waitFor(async () => [...directory.ready()].sort().join() === names.join(), {
         what: `${names} to be ready`,
         intervalMs: 5,
         timeoutMs: 5_000,
@@ -82,16 +82,15 @@ async function setUp({ archived, count = 4, idleMs = 60_000, get }: Options) {
 }
 
 const segments = (from: number, to: number) => Array.from({ length: to - from + 1 }, (_, n) => segment(from + n));
-const isLeft = async ({ directory }: { readonly directory: PrefetchDirectory }) =>
-  (await directory.prefetcher()) !== "none";
+const isLeft = async ({ directory }: { readonly directory: PrefetchDirectory }) => directory.prefetcher() !== "none";
 
 describe("prefetchWal()", () => {
   test("keeps as many ready as it is told, ahead of recovery, each asked for once", async () => {
     await using site = await setUp({ archived: segments(1, 20) });
     await site.ready(...segments(2, 5));
-    await site.directory.setPosition(segment(3));
+    site.directory.setPosition(segment(3));
     await site.ready(...segments(4, 7));
-    await site.directory.setPosition(segment(10));
+    site.directory.setPosition(segment(10));
     await site.ready(...segments(11, 14));
     expect(site.asked.toSorted()).toEqual([...segments(2, 7), ...segments(11, 14)]);
   });
@@ -100,7 +99,7 @@ describe("prefetchWal()", () => {
     await using site = await setUp({ archived: [], get: async () => await new Promise(() => {}) });
     await waitFor(() => site.asked.length === 4);
     await writeFile(join(site.directory.path, `${segment(9)}.loading`), String(process.ppid));
-    await site.directory.setPosition(segment(8));
+    site.directory.setPosition(segment(8));
     await Bun.sleep(100);
     expect(site.asked).not.toContain(segment(9));
   });
@@ -108,9 +107,9 @@ describe("prefetchWal()", () => {
   test("asks once for a segment that is absent, and for none behind it that it has not asked for", async () => {
     await using site = await setUp({ archived: segments(1, 7) });
     await site.ready(...segments(2, 5));
-    await site.directory.setPosition(segment(5));
+    site.directory.setPosition(segment(5));
     await site.ready(...segments(6, 7));
-    await site.directory.setPosition(segment(7));
+    site.directory.setPosition(segment(7));
     await Bun.sleep(200);
     expect(site.asked.filter((name) => name === segment(8))).toHaveLength(1);
     expect(site.asked).not.toContain(segment(10));
@@ -119,7 +118,7 @@ describe("prefetchWal()", () => {
   test("ends when recovery got itself what was absent: it has caught up", async () => {
     await using site = await setUp({ archived: segments(1, 3) });
     await site.ready(...segments(2, 3));
-    await site.directory.setPosition(segment(4));
+    site.directory.setPosition(segment(4));
     await site.ended();
     expect(await isLeft(site)).toBe(false);
   });
@@ -131,7 +130,7 @@ describe("prefetchWal()", () => {
     await using site = await setUp({ archived: [], get });
     await waitFor(() => site.asked.length > 0);
     await Bun.sleep(200);
-    expect(await site.directory.ready()).toEqual(new Set());
+    expect(site.directory.ready()).toEqual(new Set());
     expect(new Set(site.asked).size).toBe(site.asked.length);
   });
 
@@ -144,7 +143,7 @@ describe("prefetchWal()", () => {
 
   test("fills no disk that has less room than twice what it may fill", async () => {
     await using site = await setUp({ archived: segments(1, 9), count: 2 ** 30 });
-    const free = await site.directory.freeBytes();
+    const free = site.directory.freeBytes();
     await Bun.sleep(100);
     // 1 GiB may be filled, whatever the count.
     expect(site.asked.length > 0).toBe(free >= 2 * 2 ** 30);
@@ -167,21 +166,21 @@ describe("prefetchWal()", () => {
       const own = [segment(2), segment(3, 2), segment(4, 2), segment(5, 2)];
       await using site = await setUp({ archived: [...segments(1, 9), ...own], count: 4 });
       await writeFile(join(site.data, "pg_wal", "00000002.history"), HISTORY);
-      await site.directory.setPosition(segment(0));
+      site.directory.setPosition(segment(0));
       await site.ready(segment(1), segment(2), segment(3, 2), segment(4, 2));
     });
 
     test("but not when recovery stays", async () => {
       await using site = await setUp({ archived: segments(1, 30) });
       await writeFile(join(site.data, "pg_wal", "00000002.history"), HISTORY);
-      await site.directory.setPosition(segment(12));
+      site.directory.setPosition(segment(12));
       await site.ready(...segments(13, 16));
     });
 
     test("and a history that is damaged is none", async () => {
       await using site = await setUp({ archived: segments(1, 30) });
       await writeFile(join(site.data, "pg_wal", "00000002.history"), "x");
-      await site.directory.setPosition(segment(12));
+      site.directory.setPosition(segment(12));
       await site.ready(...segments(13, 16));
     });
   });
