@@ -6,7 +6,6 @@
  */
 import { writeSync } from "node:fs";
 import { constants } from "node:os";
-import { isatty } from "node:tty";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
 import { DestinationError, exitCodeOf, InterruptedError, NotFoundError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
@@ -49,7 +48,7 @@ async function run(): Promise<number> {
       },
       writeLog: writeMessage,
       get statusLine() {
-        return isatty(2) && process.env["TERM"] !== "dumb" ? statusLine : undefined;
+        return process.stderr.isTTY && process.env["TERM"] !== "dumb" ? statusLine : undefined;
       },
     });
     return 0;
