@@ -126,10 +126,18 @@ class Segments {
     this.#position = position;
     this.#movedAt = now;
     this.#wanted = this.#segmentsAfter(position);
-    const names = this.#wanted.map(({ name }) => name);
-    directory.keepOnly(new Set([...names, ...this.#loading.keys()]));
+    this.#removeUnwanted();
+    return [...this.#lacking].every((name) => this.#isWanted(name)) ? "of use" : "of no use";
+  }
+
+  #isWanted(name: string): boolean {
+    return this.#wanted.some((segment) => segment.name === name);
+  }
+
+  #removeUnwanted(): void {
+    const { directory } = this.#context;
+    directory.keepOnly(new Set([...this.#wanted.map(({ name }) => name), ...this.#loading.keys()]));
     this.#ready = directory.ready();
-    return [...this.#lacking].every((name) => names.includes(name)) ? "of use" : "of no use";
   }
 
   startLoads(): void {
@@ -178,6 +186,8 @@ class Segments {
       Bun.gc(true);
       this.#loading.delete(name);
       directory.endLoading(name);
+      // Recovery went past it meanwhile.
+      if (!this.#isWanted(name)) this.#removeUnwanted();
     }
   }
 

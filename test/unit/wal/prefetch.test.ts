@@ -159,6 +159,20 @@ describe("prefetchWal()", () => {
     await after.ready(...segments(2, 5));
   });
 
+  test("removes what recovery went past while it was loaded", async () => {
+    const slow = Promise.withResolvers<void>();
+    const get = async (name: string) => {
+      if (segments(2, 5).includes(name)) await slow.promise;
+      return walContent(name);
+    };
+    await using site = await setUp({ archived: [], get });
+    await waitFor(() => site.asked.length === 4);
+    site.directory.setPosition(segment(12));
+    await Bun.sleep(100);
+    slow.resolve();
+    await site.ready(...segments(13, 16));
+  });
+
   describe("goes over to the timeline that recovery goes over to", () => {
     const HISTORY = "1\t0/380000\tno recovery target specified\n";
 
