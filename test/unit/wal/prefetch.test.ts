@@ -217,7 +217,6 @@ describe("prefetchWal()", () => {
 
     test("when recovery asks for nothing", async () => {
       await using site = await setUp({ archived: segments(1, 9), idleMs: 300 });
-      await site.ready(...segments(2, 5));
       await site.ended();
       expect(await isLeft(site)).toBe(false);
     });
