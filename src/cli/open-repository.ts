@@ -1,6 +1,6 @@
 /** Settings → store → repository: the one place that wires objects together, and loads what only some commands need. */
 import { tmpdir } from "node:os";
-import { openZstd, type Zstd } from "../codec/zstd.ts";
+import { builtInZstd, openZstd, type Zstd } from "../codec/zstd.ts";
 import type { Settings } from "../config/settings.ts";
 import {
   type CreatedObject,
@@ -34,7 +34,7 @@ export async function openRepository(context: CommandContext): Promise<Repositor
     opened ??= openZstd(context.settings.compressionLevel);
     return opened;
   };
-  const archive = openWalArchive(store, zstd);
+  const archive = openWalArchive(store, async () => builtInZstd(context.settings.compressionLevel));
   const location = whereabouts(store.location, context.settings);
   const identity = openClusterIdentity({ archive, location: store.location, remembered: location, memory });
   return { store, archive, identity, proof, zstd, [Symbol.asyncDispose]: () => store[Symbol.asyncDispose]() };

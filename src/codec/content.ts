@@ -26,9 +26,12 @@ const MAX_POSSIBLE_BYTES = 4 * MAX_PARALLEL_CONTENT_BYTES;
 /** Frames longer than this are not held: a stream reads them as they come. */
 const MAX_HELD_FRAME_BYTES = 16 * MiB;
 
+/** Of a content; no content has one too, so that an empty object is never a complete one. */
+export const frameCount = (contentBytes: number) => Math.max(1, Math.ceil(contentBytes / FRAME_CONTENT_BYTES));
+
 /** A whole content in memory → the object's bytes. */
 export async function encodeContent(content: Uint8Array, zstd: Zstd): Promise<Uint8Array> {
-  const count = Math.max(1, Math.ceil(content.byteLength / FRAME_CONTENT_BYTES));
+  const count = frameCount(content.byteLength);
   const slices = Array.from({ length: count }, (_, n) =>
     content.subarray(n * FRAME_CONTENT_BYTES, (n + 1) * FRAME_CONTENT_BYTES),
   );

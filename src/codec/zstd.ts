@@ -2,9 +2,11 @@
  * zstd frames, compressed and decompressed beside the main thread.
  *
  * The work of @mongodb-js/zstd's addon. Where it cannot be loaded (it is unpacked to the temporary directory, which may be
- * read-only or noexec) Bun's own zstd serves, with the same result.
+ * read-only or noexec) Bun's own zstd serves, with the same result; and for WAL, because loading takes longer than it saves
+ * (docs/decisions/0008-wal-compression.md).
  */
 import { IntegrityError, reasonOf } from "../errors.ts";
+import type { ZstdAddon } from "./zstd-addon.ts";
 import { sealFrame } from "./zstd-frames.ts";
 
 export interface Zstd {
@@ -20,8 +22,15 @@ export interface Zstd {
 
 export async function openZstd(level: number): Promise<Zstd> {
   const addon = await loadAddonOrNothing();
-  const compress = addon ? addon.compress : (content: Uint8Array) => Bun.zstdCompress(content, { level });
+  return addon ? zstdWith(addon.compress, level) : builtInZstd(level);
+}
 
+/** Without anything to load: for commands that end soon. */
+export function builtInZstd(level: number): Zstd {
+  return zstdWith((content) => Bun.zstdCompress(content, { level }), level);
+}
+
+function zstdWith(compress: ZstdAddon["compress"], level: number): Zstd {
   return {
     async compressFrame(content) {
       return sealFrame(await compress(content, level), content);

@@ -40,10 +40,17 @@ const isMagic = (magic: number) => magic >= 0xd061 && magic <= 0xd1ff;
  * The header's timeline may be lower than the name's: the first segment of a new timeline begins with a copy of the
  * old one's pages (xlog.c, XLogInitNewTimeline).
  *
- * @param position  from the name; a partial segment has the same header as a whole one
+ * @param position   from the name; a partial segment has the same header as a whole one
+ * @param content    the whole segment, or its beginning
+ * @param sizeBytes  of the whole segment
  * @throws IntegrityError  what is wrong, in the detail
  */
-export function checkSegment(name: string, position: SegmentPosition, content: Uint8Array): WalPageHeader {
+export function checkSegment(
+  name: string,
+  position: SegmentPosition,
+  content: Uint8Array,
+  sizeBytes: number = content.byteLength,
+): WalPageHeader {
   const refuse = (detail: string): never => {
     throw new IntegrityError(`"${name}" is not a valid WAL segment`, { detail });
   };
@@ -63,8 +70,8 @@ export function checkSegment(name: string, position: SegmentPosition, content: U
   const segmentSize = view.getUint32(32, true);
 
   if (!isSegmentSize(segmentSize)) return refuse(`Its header states a segment size of ${segmentSize} bytes.`);
-  if (content.byteLength !== segmentSize) {
-    return refuse(`It has ${content.byteLength} bytes, its header states ${segmentSize}.`);
+  if (sizeBytes !== segmentSize) {
+    return refuse(`It has ${sizeBytes} bytes, its header states ${segmentSize}.`);
   }
   if (pageAddress !== segmentStart(position, segmentSize)) {
     const expected = formatLsn(segmentStart(position, segmentSize));

@@ -5,7 +5,9 @@
  * handed out: the frames' checksums, the SHA-256 in the object's metadata where the store keeps metadata, and what the
  * file itself states.
  */
-import { decodeContent, encodeContent } from "../codec/content.ts";
+import { availableParallelism } from "node:os";
+import { decodeContent } from "../codec/content.ts";
+import { type ContentSource, encodeSource, FrameBuffers } from "../codec/content-source.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
@@ -21,8 +23,12 @@ export interface WalArchive {
   /** For messages. */
   urlOf(name: string): string;
 
-  /** Compresses a file; its content is not needed any more after that. */
-  prepare(file: WalFile, content: Uint8Array): Promise<PreparedWal>;
+  /**
+   * Reads, checks and compresses a file, a few frames at a time, whoever else does at the same time.
+   *
+   * @throws IntegrityError  damaged, cut off, or another file's content
+   */
+  prepare(file: WalFile, content: ContentSource): Promise<PreparedWal>;
 
   /**
    * @returns "created", or "exists" when the name is taken, by whatever content; durable in both cases
@@ -51,6 +57,8 @@ export interface PreparedWal {
   readonly key: ObjectKey;
   readonly body: Uint8Array;
   readonly metadata: ObjectMetadata;
+  /** Of the cluster that wrote it; undefined where the file does not state it. */
+  readonly systemIdentifier: bigint | undefined;
 }
 
 export interface ArchivedWal extends Partial<WalObject> {
@@ -58,7 +66,11 @@ export interface ArchivedWal extends Partial<WalObject> {
   readonly sizeBytes: number;
 }
 
+/** Frames that are read or compressed at once: two for each processor keep it busy while the next is read. */
+const FRAMES_AT_ONCE = Math.min(16, 2 * availableParallelism());
+
 export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): WalArchive {
+  const buffers = new FrameBuffers(FRAMES_AT_ONCE);
   const getExactly = async (file: WalFile, key: string): Promise<Uint8Array> => {
     const stored = await store.get(key, MAX_OBJECT_BYTES);
     try {
@@ -96,10 +108,19 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
     urlOf: (name) => store.urlOf(walKey(name)),
 
     async prepare(file, content) {
-      // Compression goes on beside the hashing, which keeps this thread busy.
-      const encoding = encodeContent(content, await zstd());
-      const metadata = { sha256: sha256(content), size: String(content.byteLength) };
-      return { key: walKey(file.name), metadata, body: await encoding };
+      const { sizeBytes } = content;
+      const hash = store.metadata === "kept" ? new Bun.CryptoHasher("sha256") : undefined;
+      let systemIdentifier: bigint | undefined;
+      let isFirst = true;
+      const read = (buffer: Uint8Array) => {
+        content.read(buffer);
+        if (isFirst) systemIdentifier = checkWalContent(file, buffer, sizeBytes);
+        isFirst = false;
+        hash?.update(buffer);
+      };
+      const body = await encodeSource({ sizeBytes, read }, await zstd(), buffers);
+      const metadata = hash ? { sha256: hash.digest("hex"), size: String(sizeBytes) } : {};
+      return { key: walKey(file.name), metadata, body, systemIdentifier };
     },
 
     putIfAbsent: ({ key, body, metadata }) => store.putIfAbsent(key, body, metadata),
@@ -137,19 +158,25 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
 /**
  * What a file of pg_wal states about itself, against its name.
  *
+ * @param content    the whole file, or the first frame's content of it
+ * @param sizeBytes  of the whole file
+ * @returns the system identifier, where the file states one
  * @throws IntegrityError  damaged, cut off, or another file's content
  */
-export function checkWalContent(file: WalFile, content: Uint8Array): void {
+export function checkWalContent(
+  file: WalFile,
+  content: Uint8Array,
+  sizeBytes: number = content.byteLength,
+): bigint | undefined {
   switch (file.kind) {
     case "segment":
     case "partial":
-      checkSegment(file.name, file, content);
-      return;
+      return checkSegment(file.name, file, content, sizeBytes).systemIdentifier;
     case "history":
-      if (parseTimelineHistory(file.timeline, new TextDecoder().decode(content)).length > 0) return;
+      if (parseTimelineHistory(file.timeline, new TextDecoder().decode(content)).length > 0) return undefined;
       throw new IntegrityError(`"${file.name}" is not a timeline history`, { detail: "It names no parent timeline." });
     case "backup":
-      if (new TextDecoder().decode(content).startsWith("START WAL LOCATION: ")) return;
+      if (new TextDecoder().decode(content).startsWith("START WAL LOCATION: ")) return undefined;
       throw new IntegrityError(`"${file.name}" is not a backup history`, {
         detail: 'It does not begin with "START WAL LOCATION".',
       });

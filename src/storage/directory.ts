@@ -52,6 +52,7 @@ export async function openDirectoryStore({ directory, signal }: DirectoryStoreOp
 
 class DirectoryStore implements ObjectStore {
   readonly location: string;
+  readonly metadata = "dropped";
   readonly #root: string;
   readonly #signal: AbortSignal;
   /** What the root was when it was first looked at: a file system that is unmounted uncovers another directory. */

@@ -59,6 +59,9 @@ export interface ObjectStore extends AsyncDisposable {
   /** Where the repository is, for messages: "s3://bucket/prefix" or "file:///directory". Never holds a secret. */
   readonly location: string;
 
+  /** Whether it keeps the metadata that it is given: what it drops need not be computed. */
+  readonly metadata: "kept" | "dropped";
+
   /** The full name of an object, for messages. */
   urlOf(key: ObjectKey): string;
 

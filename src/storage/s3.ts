@@ -64,6 +64,7 @@ export async function openS3Store(options: S3StoreOptions): Promise<ObjectStore>
 
 class S3Store implements ObjectStore {
   readonly location: string;
+  readonly metadata = "kept";
   readonly #options: S3StoreOptions;
   readonly #bucket: S3Bucket;
   readonly #writer: S3Writer;

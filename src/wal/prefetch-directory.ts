@@ -18,7 +18,6 @@ import {
   openSync,
   readdirSync,
   readFileSync,
-  readSync,
   renameSync,
   rmSync,
   statfsSync,
@@ -31,6 +30,7 @@ import { DestinationError, systemCodeOf } from "../errors.ts";
 import { isProcessRunning } from "../postgres/postmaster-pid.ts";
 import { parseWalFile, type WalSegment } from "../postgres/wal-segment.ts";
 import { TEMPORARY_FILE, writeFileAtomically } from "../system/atomic-file.ts";
+import { readFully } from "../system/read-fully.ts";
 
 const POSITION = "position";
 const PREFETCHER = "prefetcher";
@@ -262,15 +262,6 @@ function* piecesOfFile(path: string): Iterable<Uint8Array> {
     }
   } finally {
     closeSync(file);
-  }
-}
-
-/** @returns fewer bytes than the buffer has only at the end of the file */
-function readFully(file: number, buffer: Uint8Array): number {
-  for (let filled = 0; ; ) {
-    const read = readSync(file, buffer, filled, buffer.byteLength - filled, null);
-    filled += read;
-    if (read === 0 || filled === buffer.byteLength) return filled;
   }
 }
 

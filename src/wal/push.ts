@@ -5,8 +5,10 @@
  * twice (a crash between our success and the .done mark) and must succeed; the same name with other content must fail and
  * must not overwrite. Source: PostgreSQL manual, "Setting Up WAL Archiving".
  */
-import { readdir, readFile, rename, stat } from "node:fs/promises";
+import { closeSync, fstatSync, openSync } from "node:fs";
+import { readdir, readFile, rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import type { ContentSource } from "../codec/content-source.ts";
 import {
   IntegrityError,
   InterruptedError,
@@ -17,13 +19,13 @@ import {
   systemCodeOf,
   UsageError,
 } from "../errors.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
 import { parseWalFile, type WalFile } from "../postgres/wal-segment.ts";
 import type { OverwriteProof } from "../repository/overwrite-proof.ts";
-import { checkWalContent, type PreparedWal, type WalArchive } from "../repository/wal-archive.ts";
+import type { PreparedWal, WalArchive } from "../repository/wal-archive.ts";
 import { ByteBudget } from "../system/byte-budget.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
+import { readFully } from "../system/read-fully.ts";
 import type { ClusterIdentity } from "./cluster-identity.ts";
 
 export interface WalPushContext {
@@ -50,22 +52,19 @@ export async function pushWal(path: string, context: WalPushContext): Promise<vo
   }
 
   const memory = new ByteBudget(MEMORY_BYTES);
-  const directory = dirname(path);
-  // Before any other: where the requested one conflicts with what is archived, this server writes another history than the
-  // archive's, and none of its WAL may follow.
-  await archive({ path, file, memory }, context);
-
-  const others = (await waitingSegments(directory, name)).slice(0, context.poolSize - 1);
-  await forEachAtOnce(context.poolSize, others, (waiting) =>
-    archiveWaiting({ path: join(directory, waiting.name), file: waiting, memory }, context),
-  );
+  const requested = write(await prepare({ path, file, memory }, context), context);
+  const others = archiveOthers({ path, file, memory }, requested, context);
+  // Told once the requested one is archived, and not before that.
+  others.catch(() => {});
+  await requested;
+  await others;
 }
 
 /**
- * What the segments under way may hold in memory, whatever the pool size: while one is read and compressed twice its size, while
- * it is uploaded what it was compressed to.
+ * What the segments under way may hold in memory, whatever the pool size: while one is compressed three times its size (its frames,
+ * sealed and joined, where nothing comes of compressing), while it is written what it was compressed to.
  */
-const MEMORY_BYTES = 64 * 2 ** 20;
+const MEMORY_BYTES = 96 * 2 ** 20;
 
 interface Place {
   readonly path: string;
@@ -73,19 +72,32 @@ interface Place {
   readonly memory: ByteBudget;
 }
 
-async function archive(
-  { path, file, memory }: Place,
-  { archive, identity, proof, log }: WalPushContext,
-): Promise<void> {
-  using lease = await memory.take(2 * (await sizeOf(path)));
-  const prepared = await readAndPrepare(path, file, { archive, identity });
-  // What was read and compressed is garbage now. It has to be gone before the next segment takes its share: left to itself, the
-  // collector lets 32 segments of 16 MiB grow to 500 MB; so they stay below 230 MB.
-  Bun.gc(true);
-  lease.shrinkTo(prepared.body.byteLength);
+/** A file that is ready to be written. Disposing it gives its memory back. */
+interface Prepared extends Disposable {
+  readonly path: string;
+  readonly file: WalFile;
+  readonly wal: PreparedWal;
+}
 
-  if ((await archive.putIfAbsent(prepared)) === "created") {
-    await proof.prove(prepared);
+async function prepare({ path, file, memory }: Place, { archive, identity }: WalPushContext): Promise<Prepared> {
+  using opened = openWal(path);
+  const lease = await memory.take(3 * opened.sizeBytes);
+  try {
+    const wal = await archive.prepare(file, opened);
+    if (wal.systemIdentifier !== undefined) await identity.check(wal.systemIdentifier);
+    lease.shrinkTo(wal.body.byteLength);
+    return { path, file, wal, [Symbol.dispose]: () => lease[Symbol.dispose]() };
+  } catch (error) {
+    lease[Symbol.dispose]();
+    throw error;
+  }
+}
+
+async function write(prepared: Prepared, { archive, proof, log }: WalPushContext): Promise<void> {
+  using written = prepared;
+  const { path, file, wal } = written;
+  if ((await archive.putIfAbsent(wal)) === "created") {
+    await proof.prove(wal);
     log.info(`archived "${file.name}"`);
     return;
   }
@@ -112,28 +124,35 @@ async function archivedContent(file: WalFile, archive: WalArchive): Promise<Uint
   }
 }
 
-async function readAndPrepare(
-  path: string,
-  file: WalFile,
-  { archive, identity }: Pick<WalPushContext, "archive" | "identity">,
-): Promise<PreparedWal> {
-  const content = await readWal(path);
-  checkWalContent(file, content);
-  if (file.kind === "segment" || file.kind === "partial") {
-    await identity.check(checkSegment(file.name, file, content).systemIdentifier);
-  }
-  return archive.prepare(file, content);
+/**
+ * Reads and compresses others while the requested one is written, and writes them after it: where that one conflicts with what is
+ * archived, this server writes another history than the archive's, and none of its WAL may follow.
+ */
+async function archiveOthers({ path, file, memory }: Place, requested: Promise<void>, context: WalPushContext) {
+  const mayFollow = requested.then(
+    () => true,
+    () => false,
+  );
+  const waiting = (await waitingSegments(dirname(path), file.name)).slice(0, context.poolSize - 1);
+  await forEachAtOnce(context.poolSize, waiting, (other) =>
+    archiveWaiting({ path: join(dirname(path), other.name), file: other, memory }, mayFollow, context),
+  );
 }
 
 /**
  * A segment that PostgreSQL did not ask for, but will. Its mark is ours to change; the mark of the one it asked for never is.
  * A failure is told and left: PostgreSQL asks for the segment by itself, and then it counts.
  */
-async function archiveWaiting(place: Place, context: WalPushContext): Promise<void> {
+async function archiveWaiting(place: Place, mayFollow: Promise<boolean>, context: WalPushContext): Promise<void> {
   const { path, file } = place;
   const mark = join(dirname(path), "archive_status", file.name);
   try {
-    await archive(place, context);
+    using prepared = await prepare(place, context);
+    // Garbage has to be gone before the next segment takes its share: left to itself, the collector lets 32 of 16 MiB that cannot be
+    // compressed grow to 380 MB.
+    Bun.gc(true);
+    if (!(await mayFollow)) return;
+    await write(prepared, context);
     await rename(`${mark}.ready`, `${mark}.done`);
   } catch (error) {
     // Another archiver was faster: PostgreSQL has marked and recycled the segment.
@@ -162,8 +181,23 @@ async function waitingSegments(walDirectory: string, requested: string): Promise
   }
 }
 
-async function sizeOf(path: string): Promise<number> {
-  return (await stat(path).catch((cause: unknown) => notReadable(path, cause))).size;
+function openWal(path: string): ContentSource & Disposable {
+  const readable = <Result>(work: () => Result): Result => {
+    try {
+      return work();
+    } catch (cause) {
+      return notReadable(path, cause);
+    }
+  };
+  const file = readable(() => openSync(path, "r"));
+  return {
+    sizeBytes: fstatSync(file).size,
+    read(buffer) {
+      const filled = readable(() => readFully(file, buffer));
+      if (filled < buffer.byteLength) notReadable(path, new Error("it became shorter while it was read"));
+    },
+    [Symbol.dispose]: () => closeSync(file),
+  };
 }
 
 async function readWal(path: string): Promise<Uint8Array> {

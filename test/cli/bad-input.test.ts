@@ -462,7 +462,7 @@ describe("files that cannot be archived", () => {
       name: B,
       exitCode: 66,
       error: `could not read "pg_wal/${B}"`,
-      detail: `ENOENT: no such file or directory, stat 'pg_wal/${B}'.`,
+      detail: `ENOENT: no such file or directory, open 'pg_wal/${B}'.`,
       hint: "archive_command must pass %p, and its working directory is the data directory.",
     },
     {

@@ -25,6 +25,10 @@ export function objectStoreContract({ name, metadata, showsUploadAfterBytes, ope
       await store[Symbol.asyncDispose]();
     });
 
+    test(`says that metadata is ${metadata}`, () => {
+      expect(store.metadata).toBe(metadata);
+    });
+
     describe("putIfAbsent()", () => {
       test("creates an object that get() returns unchanged", async () => {
         expect(await store.putIfAbsent("wal_005/a.zst", bytes(1000))).toBe("created");

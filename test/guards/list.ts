@@ -30,8 +30,8 @@ export const GUARDS: readonly Guard[] = [
   {
     ...{ ...UNIT, promise: 1, guards: "a waiting segment is marked done only after the store has confirmed it" },
     file: "wal/push.ts",
-    search: "    await archive(place, context);\n    await rename(`${mark}.ready`, `${mark}.done`);",
-    replacement: "    await rename(`${mark}.ready`, `${mark}.done`);\n    await archive(place, context);",
+    search: "    await write(prepared, context);\n    await rename(`${mark}.ready`, `${mark}.done`);",
+    replacement: "    await rename(`${mark}.ready`, `${mark}.done`);\n    await write(prepared, context);",
     test: "test/unit/wal/push.test.ts",
     fails: "marks nothing done that the store did not confirm",
   },
@@ -83,6 +83,14 @@ export const GUARDS: readonly Guard[] = [
     replacement: "  if (false) throw",
     test: "test/unit/storage/s3.test.ts",
     fails: "putIfAbsent()",
+  },
+  {
+    ...{ ...UNIT, promise: 2, guards: "nothing is written beside a requested segment before that one is" },
+    file: "wal/push.ts",
+    search: "    if (!(await mayFollow)) return;\n",
+    replacement: "",
+    test: "test/unit/wal/push.test.ts",
+    fails: "reads others while the requested segment is written, and writes them after it",
   },
   {
     ...{ ...UNIT, promise: 2, guards: "a name that is taken is compared, and other content is refused" },

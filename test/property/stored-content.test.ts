@@ -18,7 +18,7 @@ import { MemoryObjectStore } from "../support/memory-object-store.ts";
 import { answerOf, property } from "../support/property.ts";
 import type { Random } from "../support/random.ts";
 import { temporaryDirectory } from "../support/temporary-directory.ts";
-import { historyContent, MiB, walContent } from "../support/wal-content.ts";
+import { historyContent, MiB, sourceOf, walContent } from "../support/wal-content.ts";
 
 const zstd = await openZstd(3);
 const sha256 = (content: Uint8Array) => new Bun.CryptoHasher("sha256").update(content).digest("hex");
@@ -85,7 +85,7 @@ property(
           : walContent(name, { fill: random.below(256) });
     const store = new MemoryObjectStore();
     const archive = openWalArchive(store, async () => zstd);
-    await archive.putIfAbsent(await archive.prepare(file, content));
+    await archive.putIfAbsent(await archive.prepare(file, sourceOf(content)));
     expect(Buffer.compare(await archive.get(file), content)).toBe(0);
 
     const { body, metadata } = await store.get(walKey(name), 2 * MiB);

@@ -36,6 +36,10 @@ export class FaultStore implements ObjectStore {
     return this.#store.location;
   }
 
+  get metadata(): ObjectStore["metadata"] {
+    return this.#store.metadata;
+  }
+
   /** Each call so far, as `name key`: how many faults there are to try. */
   get calls(): readonly string[] {
     return this.#calls;

@@ -23,6 +23,7 @@ export interface MemoryObjectStoreOptions {
 
 export class MemoryObjectStore implements ObjectStore {
   readonly location = "memory://test";
+  readonly metadata = "kept";
   readonly #objects = new Map<ObjectKey, KeptObject>();
   readonly #unfinished = new Map<string, UnfinishedUpload>();
   readonly #now: () => Date;

@@ -13,7 +13,7 @@ import { openS3Store } from "../../src/storage/s3.ts";
 import { recordingLog } from "./expect-log.ts";
 import type { TestRepository } from "./repositories.ts";
 import type { S3Server } from "./s3-server.ts";
-import { historyContent, MiB, SYSTEM_IDENTIFIER, type WalContentOptions, walContent } from "./wal-content.ts";
+import { historyContent, MiB, SYSTEM_IDENTIFIER, sourceOf, type WalContentOptions, walContent } from "./wal-content.ts";
 
 /** A repository's store, for the program's own words, with every right and past any proxy. */
 export async function storeOf(server: S3Server, { env }: TestRepository): Promise<ObjectStore> {
@@ -101,6 +101,6 @@ export async function putWal(
     const file = parseWalFile(name);
     if (file === undefined) throw new Error(`"${name}" is no WAL file`);
     const content = text === undefined ? walContent(name, options) : historyContent(`${text}\n`);
-    await archive.putIfAbsent(await archive.prepare(file, content));
+    await archive.putIfAbsent(await archive.prepare(file, sourceOf(content)));
   }
 }

@@ -1,4 +1,5 @@
 /** Files of pg_wal for tests: a valid first page, and content that differs from one to the next. */
+import type { ContentSource } from "../../src/codec/content-source.ts";
 import { type SegmentSize, segmentNamed, segmentStart } from "../../src/postgres/wal-segment.ts";
 
 export const MiB = 2 ** 20;
@@ -30,3 +31,15 @@ export function walContent(name: string, options: WalContentOptions = {}): Uint8
 }
 
 export const historyContent = (text = "1\t0/3000000\tno recovery target specified\n") => new TextEncoder().encode(text);
+
+/** What PostgreSQL has in a file, from memory. */
+export function sourceOf(content: Uint8Array): ContentSource {
+  let at = 0;
+  return {
+    sizeBytes: content.byteLength,
+    read(buffer) {
+      buffer.set(content.subarray(at, at + buffer.byteLength));
+      at += buffer.byteLength;
+    },
+  };
+}

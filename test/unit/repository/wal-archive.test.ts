@@ -7,7 +7,7 @@ import { walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
-import { historyContent, walContent } from "../../support/wal-content.ts";
+import { historyContent, sourceOf, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
 const SEGMENT = "000000010000000000000004";
@@ -23,7 +23,7 @@ function setUp(faults?: FaultStore) {
   const store = new MemoryObjectStore();
   const archive = openWalArchive(faults ?? store, async () => zstd);
   const put = async (name: string, content: Uint8Array) =>
-    archive.putIfAbsent(await archive.prepare(file(name), content));
+    archive.putIfAbsent(await archive.prepare(file(name), sourceOf(content)));
   return { store, archive, put };
 }
 

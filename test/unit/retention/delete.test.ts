@@ -12,7 +12,7 @@ import { recordingLog } from "../../support/expect-log.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { readGolden } from "../../support/golden.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
-import { historyContent, walContent } from "../../support/wal-content.ts";
+import { historyContent, sourceOf, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
 const OLD = "base_0000000100000016000000BA";
@@ -39,9 +39,9 @@ async function repository(now: () => Date = () => new Date(0)): Promise<MemoryOb
     await store.putIfAbsent(partKey(name, "part_001.tar.zst"), Buffer.from("part"));
   }
   for (const name of SEGMENTS)
-    await archive.putIfAbsent(await archive.prepare(parseWalFile(name) as WalFile, walContent(name)));
+    await archive.putIfAbsent(await archive.prepare(parseWalFile(name) as WalFile, sourceOf(walContent(name))));
   const history = historyContent("1\t16/BA915640\tno recovery target specified\n");
-  await archive.putIfAbsent(await archive.prepare(parseWalFile("00000002.history") as WalFile, history));
+  await archive.putIfAbsent(await archive.prepare(parseWalFile("00000002.history") as WalFile, sourceOf(history)));
   return store;
 }
 

@@ -11,7 +11,7 @@ import { openClusterIdentity } from "../../../src/wal/cluster-identity.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
-import { SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
+import { SYSTEM_IDENTIFIER, sourceOf, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
 const SEGMENT = "000000010000000000000002";
@@ -23,7 +23,7 @@ async function setUp() {
   const put = async (name: string, systemIdentifier: bigint) => {
     const archive = openWalArchive(store, async () => zstd);
     await archive.putIfAbsent(
-      await archive.prepare(parseWalFile(name) as WalFile, walContent(name, { systemIdentifier })),
+      await archive.prepare(parseWalFile(name) as WalFile, sourceOf(walContent(name, { systemIdentifier }))),
     );
   };
   /** As a new process asks: how many requests did it take? */

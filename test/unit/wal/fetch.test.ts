@@ -18,7 +18,7 @@ import { recordingLog } from "../../support/expect-log.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
-import { historyContent, SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
+import { historyContent, SYSTEM_IDENTIFIER, sourceOf, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
 const SEGMENT = "000000010000000000000001";
@@ -29,7 +29,7 @@ async function setUp() {
   const archive = openWalArchive(store, async () => zstd);
   const { log, expectLog } = recordingLog();
   const put = async (name: string, content: Uint8Array) =>
-    archive.putIfAbsent(await archive.prepare(parseWalFile(name) as WalFile, content));
+    archive.putIfAbsent(await archive.prepare(parseWalFile(name) as WalFile, sourceOf(content)));
   await put(SEGMENT, walContent(SEGMENT));
   await put("00000002.history", historyContent());
   const destination = join(directory.path, "RECOVERYXLOG");

@@ -12,7 +12,7 @@ import {
 } from "../../../src/errors.ts";
 import { walKey } from "../../../src/repository/keys.ts";
 import { NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
-import { openWalArchive } from "../../../src/repository/wal-archive.ts";
+import { openWalArchive, type WalArchive } from "../../../src/repository/wal-archive.ts";
 import { openHostMemory } from "../../../src/system/host-memory.ts";
 import { openClusterIdentity } from "../../../src/wal/cluster-identity.ts";
 import { pushWal, type WalPushContext } from "../../../src/wal/push.ts";
@@ -118,6 +118,32 @@ describe("pushWal()", () => {
       `${THIRD}.ready`,
       "00000002.history.ready",
     ]);
+  });
+
+  test("reads others while the requested segment is written, and writes them after it", async () => {
+    await using site = await setUp();
+    for (const name of [FIRST, SECOND]) await site.write(name);
+    await site.markReady(SECOND);
+    const [mayWrite, prepared] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const archive: WalArchive = {
+      ...site.archive,
+      async prepare(file, content) {
+        const wal = await site.archive.prepare(file, content);
+        if (file.name === SECOND) prepared.resolve();
+        return wal;
+      },
+      async putIfAbsent(wal) {
+        if (wal.key === walKey(FIRST)) await mayWrite.promise;
+        return await site.archive.putIfAbsent(wal);
+      },
+    };
+    const pushing = site.push(FIRST, { archive });
+    await prepared.promise;
+    await Bun.sleep(20);
+    expect(site.store.keys).toEqual([]);
+    mayWrite.resolve();
+    await pushing;
+    expect(site.store.keys).toEqual([walKey(FIRST), walKey(SECOND)]);
   });
 
   test("a waiting segment that cannot be archived is told and left to PostgreSQL", async () => {
