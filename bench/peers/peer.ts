@@ -6,6 +6,8 @@ export type Work =
   | "failure"
   | "pushSegment"
   | "fetchSegment"
+  | "pushSegmentToS3"
+  | "fetchSegmentFromS3"
   | "pushBackup"
   | "fetchBackup"
   | "backlog"

@@ -2,13 +2,15 @@
 import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../../test/support/account.ts";
-import type { RunningServers, S3ServerDescription } from "../../test/support/s3-server.ts";
-import { serverOf, startS3Servers } from "../../test/support/s3-server.ts";
-import type { Missing, Peer } from "../peers/peer.ts";
+import { startMinio } from "../../test/support/minio.ts";
+import { type RunningServer, type S3ServerDescription, serverOf } from "../../test/support/s3-server.ts";
+import type { Missing, Peer, Work } from "../peers/peer.ts";
 import { expectSameFile, runOrThrow } from "../peers/place.ts";
 import { keepCopy } from "../peers/wal-b.ts";
 import { sizeBelow } from "../size.ts";
+import { openBarman } from "./barman.ts";
 import { makeBacklog, pretendRecovery, untilThereAre, type WalHistory } from "./history.ts";
+import { storedBelow } from "./s3.ts";
 
 /** wal-fetch proves that a file is missing (src/errors.ts). */
 const MISSING = 74;
@@ -32,14 +34,14 @@ export async function openWalPeers(binary: string, history: WalHistory): Promise
   const program = await keepCopy(binary, await server.makeDirectory("program"));
   const version = (await runOrThrow(server, [program, "--version"])).trim();
   const found: (Peer | Missing)[] = [...(await openFileWalB(program, version, history))];
-  found.push(...(await openPgbackrest(history)), openCopy(history), openBarman());
-  const s3 = await startS3Servers().catch((error: unknown) => ({ name: "wal-b, S3", why: String(error) }));
+  found.push(...(await openPgbackrest(history)), openCopy(history));
+  const s3 = await startMinio().catch((error: unknown) => ({ name: "S3", why: String(error) }));
   if ("why" in s3) found.push(s3);
-  else if (s3.servers[0]) found.push(await openS3WalB(program, s3.servers[0], history));
+  else found.push(await openS3WalB(program, s3.description, history), await openBarman(s3.description, history));
   return {
     peers: found.flatMap((peer) => ("why" in peer ? [] : [peer])),
     missing: found.flatMap((peer) => ("why" in peer ? [peer] : [])),
-    [Symbol.asyncDispose]: async () => await (s3 as Partial<RunningServers>).stop?.(),
+    [Symbol.asyncDispose]: async () => await (s3 as Partial<RunningServer>).stop?.(),
   };
 }
 
@@ -47,10 +49,12 @@ interface WalB {
   readonly name: string;
   readonly version: string;
   readonly program: string;
+  readonly push: Work;
+  readonly fetch: Work;
   /** Of the archive as it is now. */
   env(): Environment;
   empty(): Promise<void>;
-  storedBytes?(): Promise<number>;
+  storedBytes(): Promise<number>;
 }
 
 async function openFileWalB(program: string, version: string, history: WalHistory): Promise<readonly Peer[]> {
@@ -61,7 +65,8 @@ async function openFileWalB(program: string, version: string, history: WalHistor
     await server.makeDirectory("repository");
   };
   const env = () => ({ WALB_FILE_PREFIX: repository });
-  const own = { name: "wal-b", version, program, env, empty, storedBytes: () => sizeBelow(repository) };
+  const work = { push: "pushSegment", fetch: "fetchSegment" } as const;
+  const own = { name: "wal-b", version, program, ...work, env, empty, storedBytes: () => sizeBelow(repository) };
   const restore = shellLine(env(), [program, "wal-fetch", "-p", "0", "%f", '"%p"']);
   const recovery = { measure: () => history.recoverWith(restore) };
   return [walB(own, history), { name: "wal-b -p 0", version: "", trials: { recovery } }];
@@ -80,14 +85,20 @@ async function openS3WalB(program: string, s3: S3ServerDescription, history: Wal
   const empty = async () => {
     prefix++;
   };
-  return walB({ name: `wal-b, S3 (${s3.name})`, version: "", program, env, empty }, history);
+  const work = { push: "pushSegmentToS3", fetch: "fetchSegmentFromS3" } as const;
+  const storedBytes = () => storedBelow(s3, bucket, `${prefix}/`);
+  return walB({ name: `wal-b, S3 (${s3.name})`, version: "", program, ...work, env, empty, storedBytes }, history);
 }
 
-function walB({ name, version, program, env, empty, storedBytes }: WalB, history: WalHistory): Peer {
+function walB(
+  { name, version, program, push, fetch: fetchWork, env, empty, storedBytes }: WalB,
+  history: WalHistory,
+): Peer {
   const { server, segments, directory } = history;
   const place = name.replaceAll(/[^a-z0-9]/gi, "-");
   const [first = "", second = ""] = segments;
   const [after, following] = [`${(segments.at(-1) ?? "").slice(0, 16)}000000FE`, segments.length - 1];
+  let bytesBefore = 0;
   let pretended: Awaited<ReturnType<typeof pretendRecovery>> | undefined;
   const destination = join(server.directory, place, "pg_wal/RECOVERYXLOG");
   const backlog = join(server.directory, `backlog-${place}`, "pg_wal");
@@ -97,17 +108,40 @@ function walB({ name, version, program, env, empty, storedBytes }: WalB, history
     pretended = await pretendRecovery(history, place);
   };
 
+  const alone = join(server.directory, `${place}-alone`);
+
   return {
     name,
     version,
     trials: {
+      [push]: {
+        get env() {
+          return env();
+        },
+        command: [program, "wal-push", join(directory, second)],
+        async prepare() {
+          await empty();
+          // Whose archive it is, and what the store can do, is found out once and not for every segment.
+          await runOrThrow(server, [program, "wal-push", join(directory, first)], env());
+          bytesBefore = await storedBytes();
+        },
+        storedBytes: async () => (await storedBytes()) - bytesBefore,
+      },
+      [fetchWork]: {
+        get env() {
+          return env();
+        },
+        command: fetch(second, alone),
+        prepare: () => rm(alone, { force: true }),
+        check: () => expectSameFile(alone, join(directory, second)),
+      },
       backlog: {
         async prepare() {
           await empty();
           await history.blockArchiver();
         },
         measure: () => history.archiveWith(shellLine(env(), [program, "wal-push", '"%p"'])),
-        ...(storedBytes && { storedBytes }),
+        storedBytes,
       },
       recovery: {
         measure: () => history.recoverWith(shellLine(env(), fetch("%f", '"%p"'))),
@@ -176,12 +210,6 @@ function openCopy({ directory, segments, server, recoverWith }: WalHistory): Pee
   };
 }
 
-function openBarman(): Missing {
-  const isThere = Bun.which("barman-cloud-wal-archive") !== null;
-  const why = isThere ? "nobody has written that yet" : "barman-cloud-wal-archive is not installed";
-  return { name: "barman-cloud", why };
-}
-
 const STANZA = "wal";
 
 async function openPgbackrest(history: WalHistory): Promise<readonly (Peer | Missing)[]> {
@@ -214,8 +242,13 @@ async function openMode(program: string, mode: Mode, history: WalHistory): Promi
   const pretendedName = `${mode.directory}-recovery`;
   const pretended = join(server.directory, pretendedName);
   const destination = join(pretended, "pg_wal/RECOVERYXLOG");
+  const alone = join(pretended, "pg_wal/alone");
   const get = (pg: string, ...words: string[]) =>
     command("archive-get", ...mode.flags, ...(pg === "" ? [] : [`--pg1-path=${pg}`]), ...words);
+  const emptyArchive = async () => {
+    for (const entry of await readdir(archive, { withFileTypes: true }))
+      if (entry.isDirectory()) await rm(join(archive, entry.name), { recursive: true });
+  };
   const emptySpool = async () => {
     await rm(spool, { recursive: true, force: true });
     await mkdir(spool);
@@ -232,11 +265,25 @@ async function openMode(program: string, mode: Mode, history: WalHistory): Promi
     name: mode.name,
     version: mode.flags.length === 0 ? (await runOrThrow(server, [program, "version"])).trim() : "",
     trials: {
+      ...(mode.flags.length === 0 && {
+        pushSegment: {
+          command: command("archive-push", join(directory, second)),
+          prepare: emptyArchive,
+          storedBytes: () => sizeBelow(archive, { except: ["archive.info", "archive.info.copy"] }),
+        },
+        fetchSegment: {
+          command: get(pretended, second, alone),
+          prepare: async () => {
+            await rm(alone, { force: true });
+            await pretendRecovery(history, pretendedName);
+          },
+          check: () => expectSameFile(alone, join(directory, second)),
+        },
+      }),
       backlog: {
         async prepare() {
           await emptySpool();
-          for (const entry of await readdir(archive, { withFileTypes: true }))
-            if (entry.isDirectory()) await rm(join(archive, entry.name), { recursive: true });
+          await emptyArchive();
           await history.blockArchiver();
         },
         measure: () => history.archiveWith(command("archive-push", ...mode.flags, '"%p"').join(" ")),

@@ -10,15 +10,30 @@ import { openWalPeers } from "./peers.ts";
 
 const MiB = 2 ** 20;
 
-/** In this order: what is recovered was archived by the last backlog; a drain empties the archive. */
+/** In this order: what is fetched alone was pushed alone, what is recovered was archived by the last backlog, a drain empties the archive. */
 const WAL_MEASURED: readonly { readonly work: Work; readonly runs: "walRuns" | "shortRuns"; readonly title: string }[] =
   [
+    { work: "pushSegment", runs: "shortRuns", title: "Archive one segment" },
+    { work: "fetchSegment", runs: "shortRuns", title: "Fetch one segment, with nothing prefetched" },
+    { work: "pushSegmentToS3", runs: "shortRuns", title: "Archive one segment to S3" },
+    { work: "fetchSegmentFromS3", runs: "shortRuns", title: "Fetch one segment from S3, with nothing prefetched" },
     { work: "backlog", runs: "walRuns", title: "Archive a backlog of N segments, by PostgreSQL's archiver" },
     { work: "fetchHit", runs: "shortRuns", title: "Fetch the segment that comes next in recovery" },
     { work: "fetchMiss", runs: "shortRuns", title: "Ask in recovery for a segment that is not there" },
     { work: "recovery", runs: "walRuns", title: "Recover N segments, from the start of the server to its promotion" },
-    { work: "drain", runs: "walRuns", title: "Archive 32 waiting segments by one wal-push" },
+    { work: "drain", runs: "walRuns", title: "Archive N waiting segments by one wal-push" },
   ];
+
+/** What is not here concerns all segments. */
+const SEGMENTS_OF: Partial<Record<Work, number>> = {
+  pushSegment: 1,
+  fetchSegment: 1,
+  pushSegmentToS3: 1,
+  fetchSegmentFromS3: 1,
+  fetchHit: 1,
+  fetchMiss: 1,
+  drain: 32,
+};
 
 /** @returns figures for the README */
 export async function runWal(options: Options, say: (text: string) => void): Promise<string> {
@@ -43,8 +58,8 @@ export async function runWal(options: Options, say: (text: string) => void): Pro
   for (const { work, runs, title } of WAL_MEASURED) {
     const { directory, account: as } = server;
     const series = await runRounds(work, found.peers, { rounds: options[runs], directory, as });
-    const contentBytes = (work === "drain" ? 32 : segments.length) * 16 * MiB;
-    parts.push(formatTable({ title: title.replace("N", String(segments.length)), series, contentBytes }));
+    const count = SEGMENTS_OF[work] ?? segments.length;
+    parts.push(formatTable({ title: title.replace("N", String(count)), series, contentBytes: count * 16 * MiB }));
     say(parts.at(-1) ?? "");
   }
   return parts.join("\n");
