@@ -17,12 +17,6 @@ export const FRAME_CONTENT_BYTES = 2 * MiB;
 /** Frames of up to this much content are decompressed side by side; larger ones, from other tools, as a stream. */
 const MAX_PARALLEL_CONTENT_BYTES = 8 * MiB;
 
-/**
- * A frame may become more than it states, and the addon takes memory for all of it before it notices: from this on, a stream
- * reads it. Compressors end some blocks early, so that honest frames can become more as well.
- */
-const MAX_POSSIBLE_BYTES = 4 * MAX_PARALLEL_CONTENT_BYTES;
-
 /** Frames longer than this are not held: a stream reads them as they come. */
 const MAX_HELD_FRAME_BYTES = 16 * MiB;
 
@@ -174,12 +168,12 @@ async function* decodeFrames(
       const piece = next.value;
       let begin = 0;
       isEmpty &&= piece.byteLength === 0;
-      for (const { header, endAt, maxContentBytes } of walker.walk(piece)) {
+      for (const { header, endAt } of walker.walk(piece)) {
         const frame = joined(held, piece.subarray(begin, endAt));
         begin = endAt;
         [held, heldBytes] = [[], 0];
         if (header.kind === "skippable") continue;
-        if (isParallel(header) && maxContentBytes <= MAX_POSSIBLE_BYTES) {
+        if (isParallel(header)) {
           decode(frame, header.contentBytes);
         } else {
           for (const content of decoding.splice(0)) yield await content;

@@ -89,8 +89,6 @@ export interface FrameEnd {
   readonly header: FrameHeader;
   /** The offset after the frame's last byte. */
   readonly endAt: number;
-  /** What its blocks can become at most, whatever the header states. */
-  readonly maxContentBytes: number;
 }
 
 /**
@@ -107,7 +105,6 @@ export class FrameWalker {
   /** Bytes to pass over before the next header, or before the end of the frame. */
   #skip = 0;
   #isLastBlock = false;
-  #maxContentBytes = 0;
 
   /** No frame is under way: where a complete stream ends. */
   get isBetweenFrames(): boolean {
@@ -128,7 +125,7 @@ export class FrameWalker {
       if (this.#skip > 0) return ends;
 
       if (this.#frame !== undefined && this.#isLastBlock) {
-        ends.push({ header: this.#frame, endAt: at, maxContentBytes: this.#maxContentBytes });
+        ends.push({ header: this.#frame, endAt: at });
         this.#frame = undefined;
         this.#isLastBlock = false;
         continue;
@@ -144,7 +141,6 @@ export class FrameWalker {
     this.#frame = readFrameHeader(this.#header.subarray(0, this.#headerLength));
     if (this.#frame === undefined) return;
     this.#headerLength = 0;
-    this.#maxContentBytes = 0;
     if (this.#frame.kind === "skippable") {
       this.#skip = this.#frame.contentBytes ?? 0;
       this.#isLastBlock = true;
@@ -161,7 +157,6 @@ export class FrameWalker {
     this.#headerLength = 0;
     this.#isLastBlock = (block & 1) === 1;
     this.#skip = type === RUN_LENGTH_BLOCK ? 1 : block >> 3;
-    this.#maxContentBytes += type === COMPRESSED_BLOCK ? MAX_BLOCK_BYTES : block >> 3;
     if (this.#isLastBlock && frame.hasChecksum) this.#skip += CHECKSUM_BYTES;
   }
 }
@@ -169,7 +164,4 @@ export class FrameWalker {
 const SKIPPABLE_MAGIC = 0x184d2a50;
 const BLOCK_HEADER_BYTES = 3;
 const RUN_LENGTH_BLOCK = 1;
-const COMPRESSED_BLOCK = 2;
-/** Block_Maximum_Size: of content. */
-const MAX_BLOCK_BYTES = 128 * 1024;
 const RESERVED_BLOCK = 3;

@@ -460,14 +460,6 @@ export const GUARDS: readonly Guard[] = [
     fails: "decodeContent() refuses more than is possible, however much would come",
   },
   {
-    ...{ ...UNIT, promise: 8, guards: "a frame that can become more than it states is read as a stream" },
-    file: "codec/content.ts",
-    search: "if (isParallel(header) && maxContentBytes <= MAX_POSSIBLE_BYTES) {",
-    replacement: "if (isParallel(header)) {",
-    test: "test/unit/codec/content.test.ts",
-    fails: "a small object that would become 512 MiB is refused in little memory",
-  },
-  {
     ...{ ...UNIT, promise: 8, guards: "who asks for more memory than there is waits" },
     file: "system/byte-budget.ts",
     search: "    if (this.#waiting.length > 0 || !this.#fits(bytes)) {",
