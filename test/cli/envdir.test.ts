@@ -11,7 +11,7 @@ const A = "000000010000000000000001";
 const B = "000000010000000000000002";
 const C = "000000010000000000000003";
 
-beforeAll(async () => await ensureProgram("envdir", "daemontools"), 300_000);
+beforeAll(async () => await ensureProgram("envdir", "daemontools"), 10 * 60_000);
 
 /** A directory of variables as a user would make it; files are for the owner and the group alone unless told. */
 async function envdir(site: Site, files: Readonly<Record<string, string>>, mode = 0o640): Promise<string> {

@@ -8,10 +8,10 @@ import { shortTemporaryDirectory } from "./account.ts";
 import { runProgram } from "./run-program.ts";
 import type { RunningServer } from "./s3-server.ts";
 import { freePort, type ServerProcess, ServerUnavailableError, startServer, waitForHttp } from "./server-process.ts";
+import { canInstallPackages, installPackages } from "./system-packages.ts";
 
 const PROGRAMS = ["ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "ceph-authtool"];
 const PACKAGES = ["radosgw", "ceph-mon", "ceph-mgr", "ceph-osd", "ceph-common"];
-const INSTALL_MS = 10 * 60_000;
 
 /** @throws ServerUnavailableError  the packages are not there and cannot be installed */
 export async function startCephRgw(): Promise<RunningServer> {
@@ -137,18 +137,12 @@ async function runSoon(conf: string, command: readonly string[]): Promise<void> 
 async function ensurePackages(): Promise<void> {
   const missing = PROGRAMS.filter((program) => !Bun.which(program));
   if (missing.length === 0) return;
-  if (process.getuid?.() !== 0 || !Bun.which("apt-get")) {
+  if (!canInstallPackages()) {
     throw new ServerUnavailableError(`Ceph: ${missing.join(", ")} not found; install ${PACKAGES.join(" ")}`);
   }
-  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  for (const step of [
-    ["update", "-q"],
-    ["install", "-y", "-q", "--no-install-recommends", ...PACKAGES],
-  ]) {
-    const { exitCode, stderr } = await runProgram(["apt-get", ...step], { env, timeoutMs: INSTALL_MS });
-    if (exitCode !== 0)
-      throw new ServerUnavailableError(`Ceph: apt-get ${step[0]} ended with ${exitCode}: ${stderr.slice(-500)}`);
-  }
+  await installPackages(PACKAGES).catch((cause: unknown) => {
+    throw new ServerUnavailableError(`Ceph: ${cause}`);
+  });
 }
 
 interface Cluster {

@@ -2,10 +2,14 @@
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { canInstallPackages, installPackages } from "./system-packages.ts";
 
-const LIBRARY = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
-  .map((machine) => `/usr/lib/${machine}/faketime/libfaketime.so.1`)
-  .find((path) => existsSync(path));
+const findLibrary = () =>
+  ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+    .map((machine) => `/usr/lib/${machine}/faketime/libfaketime.so.1`)
+    .find((path) => existsSync(path));
+if (findLibrary() === undefined && canInstallPackages()) await installPackages(["libfaketime"]);
+const LIBRARY = findLibrary();
 
 /** False, said once, where there is no libfaketime: the tests that need it are then skipped, and counted. */
 export const canFakeClock = LIBRARY !== undefined;
