@@ -21,6 +21,8 @@ export interface BackupFacts
     | "tablespaces"
   > {
   readonly majorVersion: number;
+  /** The WAL from start to stop is among the files. */
+  readonly holdsWal: boolean;
 }
 
 export interface PublishContext {
@@ -71,6 +73,7 @@ export async function publishBackup(
       version: context.version,
       parts: totals.objects,
       manifestSha256: new Bun.CryptoHasher("sha256").update(manifestText).digest("hex"),
+      holdsWal: facts.holdsWal,
       pages: pages.found,
     },
   };

@@ -74,6 +74,7 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
     segmentSize: size,
     startedAt,
     dataDirectory,
+    holdsWal: true,
     tablespaces: [...tablespaces].map(([oid, location]) => ({ oid: String(oid), location })),
   };
   return await publishBackup(facts, pack, context);

@@ -119,6 +119,7 @@ export async function pushBackup(
     stopLsn: stopped.stopLsn,
     startedAt,
     dataDirectory,
+    holdsWal: false,
   };
   // Awaited here: leaving this function takes back what is not published.
   return await publishBackup(facts, pack, context);

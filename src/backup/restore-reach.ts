@@ -23,13 +23,17 @@ export async function readSettledRuns(backup: Backup, reading: Reading): Promise
   }
 }
 
-/** @returns what recovery can go along @throws IntegrityError  not even all that the backup itself needs */
+/**
+ * @returns what recovery can go along: empty where a backup that holds its own WAL is all there is
+ * @throws IntegrityError  not even all that the backup itself needs
+ */
 export function checkStart(backup: Backup, runs: readonly Run[], { path, archive }: Reading): Run {
   const size = BigInt(backup.segmentSize);
   const first = backup.startLsn / size;
   const stop = segmentNumber(segmentBefore(backup.timeline, backup.stopLsn, backup.segmentSize), backup.segmentSize);
   const run = runFrom(runs, first);
-  if (run && run.last >= stop) return run;
+  if (run && (run.last >= stop || backup.walB?.holdsWal)) return run;
+  if (backup.walB?.holdsWal && gapBehind(runs, first) === undefined) return { first, last: first - 1n };
   const { name } = segmentOnPath(path, run === undefined ? first : run.last + 1n, backup.segmentSize);
   throw new IntegrityError(`"${name}" is missing, and backup "${backup.name}" cannot be restored without it`, {
     detail: `There is no ${archive.urlOf(name)}.`,
@@ -52,8 +56,15 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
   const { target, role } = request;
   const size = BigInt(backup.segmentSize);
   const gap = gapBehind(runs, run.first);
+  if (run.last < run.first && target.kind !== "latest" && target.kind !== "immediate") {
+    throw new NotFoundError(`the archive does not reach ${describeTarget(target)}`, {
+      detail: `Nothing was archived after backup "${backup.name}".`,
+      hint: "Nothing was written. For the backup as it is, say --to immediate.",
+    });
+  }
   switch (target.kind) {
     case "immediate":
+      if (backup.walB?.holdsWal) return run.first - 1n;
       return segmentNumber(segmentBefore(backup.timeline, backup.stopLsn, backup.segmentSize), backup.segmentSize);
     case "latest":
       if (gap !== undefined && role === "primary") throw gapFailure(gap, check);

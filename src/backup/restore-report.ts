@@ -16,10 +16,7 @@ export function formatPlan(plan: RestorePlan, { action }: Pick<RestoreRequest, "
       `finished at ${formatTime(microsecondsOf(backup.finishedAt))}, LSN ${formatLsn(backup.stopLsn)}, PostgreSQL ${versionOf(backup.pgVersion)}`,
     ],
     ["target", `${describeTarget(target)}, on timeline ${timeline}${actionOf(plan, action)}`],
-    [
-      "WAL",
-      `${wal.first.name} to ${wal.last.name}: ${wal.segments} ${wal.segments === 1 ? "segment" : "segments"}, all archived`,
-    ],
+    ["WAL", describeWal(wal)],
     ["directory", `"${fetch.target.target}": ${mebibytes(backup.uncompressedBytes)}`],
     ...fetch.target.tablespaces.map(({ oid, place }) => ["tablespace", `${oid} in "${place}"`] as const),
     ...fetch.space.map(
@@ -33,6 +30,11 @@ export function formatPlan(plan: RestorePlan, { action }: Pick<RestoreRequest, "
     ...formatSettings(settings).map((line) => ["", line] as const),
   ];
   return `${rows.map(([name, text]) => `${name.padEnd(12)}${text}`).join("\n")}\n\nNothing was written.\n`;
+}
+
+function describeWal({ first, last, segments }: RestorePlan["wal"]): string {
+  if (segments === 0) return "none from the archive: the backup holds what it needs";
+  return `${first.name} to ${last.name}: ${segments} ${segments === 1 ? "segment" : "segments"}, all archived`;
 }
 
 function actionOf({ target, signalFile }: RestorePlan, action: string): string {
@@ -52,8 +54,8 @@ export function formatPlanJson(plan: RestorePlan): string {
       target: target.kind,
       target_description: describeTarget(target),
       timeline,
-      wal_first: wal.first.name,
-      wal_last: wal.last.name,
+      wal_first: wal.segments === 0 ? null : wal.first.name,
+      wal_last: wal.segments === 0 ? null : wal.last.name,
       wal_segments: wal.segments,
       directory: fetch.target.target,
       uncompressed_size: backup.uncompressedBytes,

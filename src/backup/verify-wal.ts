@@ -65,20 +65,22 @@ export async function verifyWal(backup: Backup, reach: WalReach, context: Verify
 
   const plan =
     reach === "stop of the backup"
-      ? { stretches: [{ ...ownStretch(backup), gaps: [] }], notes: [] }
+      ? { stretches: [{ ...ownStretch(backup), gaps: [] }].filter(isNotEmpty), notes: [] }
       : await planToEnd(backup, context, found);
   const read: WalRead[] = [];
   for (const stretch of plan.stretches) read.push(await readStretch(stretch, backup, { ...context, found }));
   return { read, findings, notes: plan.notes };
 }
 
-function ownStretch({ timeline, startLsn, stopLsn, segmentSize }: Backup): Range & { readonly timeline: number } {
-  return {
-    timeline,
-    first: segmentNumber(segmentHolding(timeline, startLsn, segmentSize), segmentSize),
-    last: segmentNumber(segmentBefore(timeline, stopLsn, segmentSize), segmentSize),
-  };
+/** What must be archived for the backup itself: nothing where it holds its own WAL. */
+function ownStretch(backup: Backup): Range & { readonly timeline: number } {
+  const { timeline, startLsn, stopLsn, segmentSize, walB } = backup;
+  const first = segmentNumber(segmentHolding(timeline, startLsn, segmentSize), segmentSize);
+  const last = segmentNumber(segmentBefore(timeline, stopLsn, segmentSize), segmentSize);
+  return { timeline, first, last: walB?.holdsWal ? first - 1n : last };
 }
+
+const isNotEmpty = ({ first, last }: Range) => first <= last;
 
 type Found = (name: string, failure: IntegrityError) => void;
 
@@ -156,7 +158,7 @@ async function planToEnd(
     const detail = `There are segments of timeline ${timeline}, and without its history no recovery follows it.`;
     found(name, new IntegrityError(`"${name}" is missing`, { detail }));
   }
-  const stretches = [...walks.values()].map((walk) => walk.stretch()).filter(({ first, last }) => first <= last);
+  const stretches = [...walks.values()].map((walk) => walk.stretch()).filter(isNotEmpty);
   return { stretches, notes };
 
   /** Each ancestor, from the backup's timeline on, must be whole up to where the next one begins. */

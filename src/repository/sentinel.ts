@@ -47,6 +47,8 @@ export interface WalBFields {
   readonly parts: number;
   /** Of backup_manifest, before compression. */
   readonly manifestSha256: string;
+  /** The WAL from its start to its stop is among its files, and perhaps not in the archive: the cluster was shut down. */
+  readonly holdsWal?: boolean | undefined;
   /** Absent from backups of versions that did not verify pages. */
   readonly pages?: PagesFound | undefined;
 }
@@ -89,6 +91,7 @@ export function encodeSentinel(sentinel: Sentinel): Uint8Array {
         WalSegmentBytes: sentinel.segmentSize,
         Parts: walB.parts,
         ManifestSha256: walB.manifestSha256,
+        ...(walB.holdsWal && { HoldsWal: true }),
         ...(walB.pages && { PageVerification: walB.pages.verification, DamagedPages: walB.pages.damaged }),
       },
     }),
@@ -173,6 +176,7 @@ export function decodeSentinel(backup: BackupName, body: Uint8Array, url: string
       version: own.required("Version", own.text("Version")),
       parts: own.required("Parts", own.integer("Parts")),
       manifestSha256: own.required("ManifestSha256", own.text("ManifestSha256")),
+      ...(own.flag("HoldsWal") && { holdsWal: true }),
       ...pagesOf(own),
     },
   };

@@ -1,5 +1,5 @@
 /** --while-offline: a stopped cluster, restored to a server that has an archive and to one that has none. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
@@ -156,22 +156,25 @@ test("a server that is started during the backup makes it fail, and what was wri
   expect((await own.keys()).filter((key) => /\.(zst|json)$/.test(key))).toEqual([]);
 });
 
-describe("a backup of a stopped cluster that has not archived since", () => {
-  // Both look for the segment of the shutdown's checkpoint in the archive, where it is not and must not be: the backup has it.
-  test.failing("is good for verify", async () => {
-    await using own = await temporaryRepository();
-    await using server = await startPostgres();
-    await server.stop();
-    await pushBackup(server, own.env, OFFLINE);
-    expect(await runWalb(["verify", "LATEST"], { as: server, env: own.env })).toMatchObject({ exitCode: 0 });
-  });
+test("where nothing was archived since, the backup holds its own WAL: verify and restore know it", async () => {
+  await using own = await temporaryRepository();
+  await using server = await startPostgres();
+  await server.query("CREATE TABLE rows AS SELECT generate_series(1, 1000) AS id");
+  const atTheStop = await contentOf(server);
+  await server.stop();
+  await pushBackup(server, own.env, OFFLINE);
+  const options = { as: server, env: own.env };
+  for (const args of [[], ["--wal"]])
+    expect(await runWalb(["verify", "LATEST", ...args], options)).toMatchObject({ exitCode: 0 });
 
-  test.failing("is restored by restore", async () => {
-    await using own = await temporaryRepository();
-    await using server = await startPostgres();
-    await server.stop();
-    await pushBackup(server, own.env, OFFLINE);
-    const args = ["restore", join(server.directory, "restored")];
-    expect(await runWalb(args, { as: server, env: own.env })).toMatchObject({ exitCode: 0 });
-  });
+  const directory = join(server.directory, "restored");
+  const beyond = await runWalb(["restore", directory, "--to", "2100-01-01 00:00:00+00"], options);
+  expect(beyond).toMatchObject({ exitCode: 74, stderr: expect.stringContaining("Nothing was archived after backup") });
+  for (const target of ["immediate", "latest"]) {
+    const plan = await runWalb(["restore", directory, "--to", target, "--dry-run"], options);
+    expect(plan).toMatchObject({ exitCode: 0, stdout: expect.stringContaining("the backup holds what it needs") });
+  }
+  expect(await runWalb(["restore", directory], options)).toMatchObject({ exitCode: 0 });
+  await using restored = await startPostgresOn(directory, { settings: { archive_mode: "off" } });
+  expect(await contentOf(restored)).toEqual(atTheStop);
 });

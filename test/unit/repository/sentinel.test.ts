@@ -60,6 +60,12 @@ describe("decodeSentinel()", () => {
     expect(decodeSentinel(BACKUP, encodeSentinel({ ...SENTINEL, walB }), URL).walB).toEqual(walB);
   });
 
+  test("gives back that a backup holds its own WAL, and says nothing of it elsewhere", () => {
+    const walB = { ...SENTINEL.walB, holdsWal: true } as Sentinel["walB"];
+    expect(decodeSentinel(BACKUP, encodeSentinel({ ...SENTINEL, walB }), URL).walB).toEqual(walB);
+    expect(new TextDecoder().decode(encodeSentinel(SENTINEL))).not.toContain("HoldsWal");
+  });
+
   test("reads the sentinel of format 1 that was released", () => {
     expect(decodeSentinel(BACKUP, readGolden("test/golden/sentinel-format-1.json"), URL)).toEqual(SENTINEL);
   });
