@@ -3,8 +3,8 @@ import { IntegrityError } from "../errors.ts";
 import { formatLsn } from "../postgres/lsn.ts";
 import { type DrillFinding, type DrillResult, drillDocument, verdictOf } from "../repository/drill-result.ts";
 import { formatJson } from "../repository/json.ts";
+import { formatBytes } from "../system/quantity.ts";
 import type { Drill } from "./drill.ts";
-import { mebibytes } from "./verify-report.ts";
 
 /** @throws IntegrityError  the backup does not restore to what it was taken from */
 export function checkDrill({ result }: Drill): void {
@@ -41,12 +41,12 @@ function factsOf({ restore, replay, recoveryMs, checks }: DrillResult): readonly
   return [
     ...(restore
       ? [
-          `restore   ${restore.files} files, ${mebibytes(restore.bytes)} in ${seconds(restore.ms)}, ${rate(restore.bytes, restore.ms)}`,
+          `restore   ${restore.files} files, ${formatBytes(restore.bytes)} in ${seconds(restore.ms)}, ${rate(restore.bytes, restore.ms)}`,
         ]
       : []),
     ...(replay
       ? [
-          `replay    ${formatLsn(replay.from)} to ${formatLsn(replay.to)}, ${mebibytes(Number(replay.to - replay.from))} of WAL in ${seconds(replay.ms)}, ${rate(Number(replay.to - replay.from), replay.ms)}`,
+          `replay    ${formatLsn(replay.from)} to ${formatLsn(replay.to)}, ${formatBytes(Number(replay.to - replay.from))} of WAL in ${seconds(replay.ms)}, ${rate(Number(replay.to - replay.from), replay.ms)}`,
         ]
       : []),
     ...(recoveryMs === undefined
@@ -54,7 +54,7 @@ function factsOf({ restore, replay, recoveryMs, checks }: DrillResult): readonly
       : [`recovery  ${seconds(recoveryMs)} from the beginning until connections are taken`]),
     ...(checks
       ? [
-          `checks    ${checks.databases} databases, ${checks.relations} tables${checks.amcheck === undefined ? "" : ` and ${checks.indexes} indexes with amcheck ${checks.amcheck}`}, ${mebibytes(Number(checks.bytes))} in ${seconds(checks.ms)}`,
+          `checks    ${checks.databases} databases, ${checks.relations} tables${checks.amcheck === undefined ? "" : ` and ${checks.indexes} indexes with amcheck ${checks.amcheck}`}, ${formatBytes(Number(checks.bytes))} in ${seconds(checks.ms)}`,
         ]
       : []),
   ];
@@ -64,7 +64,7 @@ const lineOf = ({ database, relation, problem }: DrillFinding) =>
   [database && `database "${database}"`, relation, problem].filter(Boolean).join(": ");
 
 const seconds = (ms: number) => `${(ms / 1000).toFixed(1)} s`;
-const rate = (bytes: number, ms: number) => `${mebibytes((bytes * 1000) / Math.max(ms, 1))}/s`;
+const rate = (bytes: number, ms: number) => `${formatBytes((bytes * 1000) / Math.max(ms, 1))}/s`;
 
 export function formatDrillJson({ result, url, kept }: Drill): string {
   return `${formatJson({ ...drillDocument(result), stored: url ?? null, kept: kept ?? null }, 2)}\n`;

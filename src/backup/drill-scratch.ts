@@ -7,6 +7,7 @@ import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.
 import { accountNamed } from "../system/account.ts";
 import { destinationError } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
+import { formatBytes } from "../system/quantity.ts";
 import type { Owner } from "./owner.ts";
 
 const PREFIX = "walb-drill-";
@@ -143,9 +144,8 @@ export function checkSpaceForWal(
   // The server removes what it has replayed, and keeps about this much (max_wal_size).
   const needed = bytes + Math.min(walBytes, 2 ** 30);
   if (needed <= freeBytes) return;
-  const mebibytes = (n: number) => `${(n / 2 ** 20).toFixed(1)} MiB`;
   throw new DestinationError(`the backup and the WAL that is replayed do not fit into "${directory}"`, {
-    detail: `${mebibytes(needed)} go there, and ${mebibytes(freeBytes)} are free.`,
+    detail: `${formatBytes(needed)} go there, and ${formatBytes(freeBytes)} are free.`,
     hint: "Nothing was restored. Free some space, or say --scratch with a directory on another file system.",
   });
 }

@@ -18,6 +18,7 @@ import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import type { StartProgress } from "../system/progress.ts";
+import { formatBytes } from "../system/quantity.ts";
 import { completeParts, type Manifest, type PartOfBackup, readManifest } from "./contents.ts";
 import { hasMarker, type InterruptedRestore, RestoreMarker } from "./restore-marker.ts";
 import { checkSameBackup, clearLeftOver, examineTarget, type Found, NOTHING_FOUND, partsToRead } from "./resume.ts";
@@ -145,7 +146,7 @@ export async function carryOutFetch(
   await syncTree(target, prepared.tablespaceDirectories, signal);
   await putControlInPlace(target, backup.name);
   await marker.remove();
-  log.info(`restored backup "${backup.name}": ${restored.files} files, ${mebibytes(restored.bytes)}`);
+  log.info(`restored backup "${backup.name}": ${restored.files} files, ${formatBytes(restored.bytes)}`);
   return restored;
 }
 
@@ -245,8 +246,6 @@ export async function selectBackup(store: ObjectStore, name: string): Promise<Ba
   if (newest === undefined) throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
   return newest;
 }
-
-const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 function partFailure(url: string, error: unknown): unknown {
   if (error instanceof NotFoundError)

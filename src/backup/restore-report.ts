@@ -4,6 +4,7 @@ import { AUTO_CONF, formatSettings } from "../postgres/auto-conf.ts";
 import { formatLsn } from "../postgres/lsn.ts";
 import { describeTarget, formatTime, microsecondsOf } from "../postgres/recovery-target.ts";
 import { formatJson } from "../repository/json.ts";
+import { formatBytes } from "../system/quantity.ts";
 import type { RestorePlan } from "./restore.ts";
 import type { RestoreRequest } from "./restore-request.ts";
 
@@ -17,13 +18,13 @@ export function formatPlan(plan: RestorePlan, { action }: Pick<RestoreRequest, "
     ],
     ["target", `${describeTarget(target)}, on timeline ${timeline}${actionOf(plan, action)}`],
     ["WAL", describeWal(wal)],
-    ["directory", `"${fetch.target.target}": ${mebibytes(backup.uncompressedBytes)}`],
+    ["directory", `"${fetch.target.target}": ${formatBytes(backup.uncompressedBytes)}`],
     ...fetch.target.tablespaces.map(({ oid, place }) => ["tablespace", `${oid} in "${place}"`] as const),
     ...fetch.space.map(
       ({ directory, bytes, freeBytes }) =>
         [
           "space",
-          `${mebibytes(bytes)} go to the file system of "${directory}", ${mebibytes(freeBytes)} are free`,
+          `${formatBytes(bytes)} go to the file system of "${directory}", ${formatBytes(freeBytes)} are free`,
         ] as const,
     ),
     ["settings", `in ${AUTO_CONF}, and ${signalFile}`],
@@ -105,4 +106,3 @@ const AFTERWARDS: Readonly<Record<End, string>> = {
 
 /** 180004 → "18.4". */
 const versionOf = (version: number) => `${Math.floor(version / 10_000)}.${version % 10_000}`;
-const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;

@@ -3,6 +3,7 @@ import { stat, statfs } from "node:fs/promises";
 import { dirname, resolve } from "node:path";
 import { DestinationError } from "../errors.ts";
 import type { Log } from "../system/log.ts";
+import { formatBytes } from "../system/quantity.ts";
 import type { Found } from "./resume.ts";
 import type { TargetPlan } from "./target.ts";
 import type { ExpectedFiles } from "./unpack.ts";
@@ -40,7 +41,7 @@ export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise
     const freeBytes = bavail * bsize;
     uses.push({ directory, bytes, freeBytes });
     if (bytes <= freeBytes) continue;
-    const detail = `${mebibytes(bytes)} go there, and ${mebibytes(freeBytes)} are free.`;
+    const detail = `${formatBytes(bytes)} go there, and ${formatBytes(freeBytes)} are free.`;
     const compressing = COMPRESSING.get(type);
     if (compressing === undefined) {
       throw new DestinationError(`the backup does not fit into "${directory}"`, {
@@ -83,5 +84,3 @@ async function fileSystemOf(place: string): Promise<{ directory: string; device:
     if (found || directory === "/") return { directory, device: found?.dev ?? 0 };
   }
 }
-
-const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;

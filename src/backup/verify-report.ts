@@ -1,6 +1,7 @@
 /** What verify found: as lines for people, and as one JSON document. */
 import { type Failure, IntegrityError } from "../errors.ts";
 import { formatJson } from "../repository/json.ts";
+import { formatBytes } from "../system/quantity.ts";
 
 /** Something in the repository that is not as it must be. */
 export interface Finding {
@@ -99,7 +100,7 @@ function summaryOf({ parts, wal, walReach, durationMs }: VerifiedBackup): string
   if (parts === undefined) return `not read; ${seconds}`;
   const depth = parts.depth === "manifest" ? "compared with the manifest" : "without checksums to compare with";
   return [
-    `${count(parts.files, "file")}, ${mebibytes(parts.contentBytes)} in ${count(parts.parts, "part")}, ${depth}`,
+    `${count(parts.files, "file")}, ${formatBytes(parts.contentBytes)} in ${count(parts.parts, "part")}, ${depth}`,
     `WAL to the ${walReach}: ${wal.map(walText).join(", and ")}`,
     seconds,
   ].join("; ");
@@ -107,8 +108,6 @@ function summaryOf({ parts, wal, walReach, durationMs }: VerifiedBackup): string
 
 const walText = ({ first, last, segments }: WalRead) => `${count(segments, "segment")}, ${first} … ${last}`;
 const count = (n: number, what: string) => `${n} ${what}${n === 1 ? "" : "s"}`;
-export const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
-
 export function formatVerifyJson(report: VerifyReport): string {
   const { location, startedAt, finishedAt, backups, stoppedBy } = report;
   const allGood = backups.every(({ findings }) => findings.length === 0);

@@ -13,9 +13,10 @@ import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { Log } from "../system/log.ts";
+import { formatBytes } from "../system/quantity.ts";
 import { selectBackup } from "./fetch.ts";
 import { verifyParts } from "./verify-parts.ts";
-import { findingOf, mebibytes, type VerifiedBackup, type VerifyReport } from "./verify-report.ts";
+import { findingOf, type VerifiedBackup, type VerifyReport } from "./verify-report.ts";
 import { type VerifiedWal, verifyWal } from "./verify-wal.ts";
 
 export interface VerifyContext {
@@ -196,6 +197,6 @@ class Progress {
     const now = this.#now().getTime();
     if (now - this.#told < TELL_EVERY_MS) return;
     this.#told = now;
-    this.#log.info(`reading ${this.#what}: ${mebibytes(this.#bytes)} so far`);
+    this.#log.info(`reading ${this.#what}: ${formatBytes(this.#bytes)} so far`);
   }
 }

@@ -2,6 +2,7 @@
 import { UsageError } from "../errors.ts";
 import type { Leftovers } from "../retention/inventory.ts";
 import type { RetentionPlan } from "../retention/plan.ts";
+import { formatBytes } from "../system/quantity.ts";
 import type { Command, CommandContext, Words } from "./command.ts";
 import type { Repository } from "./open-repository.ts";
 
@@ -192,8 +193,8 @@ function keptBy({ keep, keptWal, foreign }: RetentionPlan): string[] {
 
 function removedBy(plan: RetentionPlan): string[] {
   const { removeBackups, removeWal } = plan;
-  const mebibytes = (removeWal.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) / 2 ** 20).toFixed(1);
-  const wal = `remove  ${removeWal.length} objects of the WAL archive, ${mebibytes} MiB, that no backup kept needs${rangeOf(plan)}`;
+  const size = formatBytes(removeWal.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0));
+  const wal = `remove  ${removeWal.length} objects of the WAL archive, ${size}, that no backup kept needs${rangeOf(plan)}`;
   return [
     ...removeBackups.map(({ name, because }) => `remove  ${name}  ${because}`),
     ...(removeWal.length > 0 ? [wal] : []),

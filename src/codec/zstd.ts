@@ -3,7 +3,7 @@
  *
  * The work of @mongodb-js/zstd's addon. Where it cannot be loaded (it is unpacked to the temporary directory, which may be
  * read-only or noexec) Bun's own zstd serves, with the same result; and for WAL, because loading takes longer than it saves
- * (docs/decisions/0008-wal-compression.md).
+ * (docs/decisions/0010-wal-compression.md).
  */
 import { IntegrityError, reasonOf } from "../errors.ts";
 import type { ZstdAddon } from "./zstd-addon.ts";

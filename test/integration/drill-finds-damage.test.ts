@@ -2,12 +2,12 @@
  * verify --drill on backups of a server whose files were damaged before the backup, without page checksums: every byte is what was
  * backed up, and only looking at the restored data finds it.
  */
-import { afterAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { mkdtemp, open, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { shortTemporaryDirectory } from "../support/account.ts";
 import { archiveEverything, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
-import { documentOf, ScratchParent } from "../support/drills.ts";
+import { documentOf, oncePerMajor, ScratchParent } from "../support/drills.ts";
 import { NEWEST_MAJOR, POSTGRES_MAJORS } from "../support/postgres-binaries.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
 import { runProgram } from "../support/run-program.ts";
@@ -19,21 +19,7 @@ interface Story {
   readonly scratch: ScratchParent;
 }
 
-const stories = new Map<number, Promise<Story>>();
-afterAll(async () => {
-  for (const story of stories.values()) {
-    const { server, repository, scratch } = await story;
-    await server[Symbol.asyncDispose]();
-    await repository[Symbol.asyncDispose]();
-    await scratch[Symbol.asyncDispose]();
-  }
-});
-
-function storyOf(major: number): Promise<Story> {
-  const known = stories.get(major) ?? tell(major);
-  stories.set(major, known);
-  return known;
-}
+const storyOf = oncePerMajor(tell);
 
 const PAGE = 8192;
 

@@ -2,12 +2,12 @@
  * verify --drill on old and new majors: a backup with tablespaces is restored, recovered to the end of the archive, looked at, and
  * removed; and whatever its configuration, its triggers and its presets say, nothing outside sees any of it.
  */
-import { afterAll, describe, expect, test } from "bun:test";
+import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { appendFile, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
-import { documentOf, ScratchParent } from "../support/drills.ts";
+import { documentOf, oncePerMajor, ScratchParent } from "../support/drills.ts";
 import { NEWEST_MAJOR, POSTGRES_MAJORS } from "../support/postgres-binaries.ts";
 import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
 import { runProgram } from "../support/run-program.ts";
@@ -24,21 +24,7 @@ interface Story {
   readonly evil: string;
 }
 
-const stories = new Map<number, Promise<Story>>();
-afterAll(async () => {
-  for (const story of stories.values()) {
-    const { server, repository, scratch } = await story;
-    await server[Symbol.asyncDispose]();
-    await repository[Symbol.asyncDispose]();
-    await scratch[Symbol.asyncDispose]();
-  }
-});
-
-function storyOf(major: number): Promise<Story> {
-  const known = stories.get(major) ?? tell(major);
-  stories.set(major, known);
-  return known;
-}
+const storyOf = oncePerMajor(tell);
 
 /** The server is stopped at the end: a drill needs the repository only. */
 async function tell(major: number): Promise<Story> {

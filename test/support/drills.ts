@@ -1,4 +1,5 @@
 /** verify --drill in a scratch directory of its own, and what it leaves there. */
+import { afterAll } from "bun:test";
 import { chmod, mkdtemp, readdir, readFile, rm, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo, serverAccount, shortTemporaryDirectory } from "./account.ts";
@@ -91,4 +92,28 @@ export async function serverThatWaits(server: PostgresServer): Promise<AsyncDisp
   const script = `if [ "$1" = --version ]; then exec ${original} --version; fi\nexec ${original} "$@" -c restore_command='sleep 1000'`;
   await writeFile(join(path, "postgres"), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
   return { path, [Symbol.asyncDispose]: async () => await rm(path, { recursive: true, force: true }) };
+}
+
+interface OfDrills {
+  readonly server: PostgresServer;
+  readonly repository: AsyncDisposable;
+  readonly scratch: ScratchParent;
+}
+
+/** For a test file's top: a story is told when a test first asks for it, and removed behind the last test. */
+export function oncePerMajor<Story extends OfDrills>(tell: (major: number) => Promise<Story>) {
+  const stories = new Map<number, Promise<Story>>();
+  afterAll(async () => {
+    for (const story of stories.values()) {
+      const { server, repository, scratch } = await story;
+      await server[Symbol.asyncDispose]();
+      await repository[Symbol.asyncDispose]();
+      await scratch[Symbol.asyncDispose]();
+    }
+  }, 60_000);
+  return (major: number): Promise<Story> => {
+    const known = stories.get(major) ?? tell(major);
+    stories.set(major, known);
+    return known;
+  };
 }

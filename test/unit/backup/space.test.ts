@@ -27,7 +27,7 @@ test("more than is free is refused with both numbers, by the sizes of the files 
   );
   expect(error).toBeInstanceOf(DestinationError);
   expect((error as Failure).message).toBe(`the backup does not fit into "${AROUND}"`);
-  expect((error as Failure).detail).toMatch(/^2147483648\.0 MiB go there, and [\d.]+ MiB are free\.$/);
+  expect((error as Failure).detail).toMatch(/^2\.0 PiB go there, and [\d.]+ [MGT]iB are free\.$/);
   expect((error as Failure).hint).toContain("Nothing was written.");
 });
 
