@@ -67,8 +67,11 @@ export async function planTarget(
   }));
   refuseWithoutPlace(places);
   const placed = places.flatMap(({ oid, place }) => {
-    const link = prepared.has(oid) ? ("prepared" as const) : ("to be made" as const);
-    return place === undefined ? [] : { oid, place, link };
+    if (place === undefined) return [];
+    const leadsTo = prepared.get(oid);
+    if (leadsTo !== undefined && leadsTo !== resolve(place))
+      throw leadsElsewhere(join(target, "pg_tblspc", oid), { leadsTo, place });
+    return { oid, place, link: leadsTo === undefined ? ("to be made" as const) : ("prepared" as const) };
   });
   for (const { place } of placed) await checkEmptyPlace(place);
   return { target, tablespaces: placed };
@@ -239,6 +242,13 @@ function notEmpty(directory: string, names: readonly string[]): DestinationError
       .map((name) => `"${name}"`)
       .join(", ")}${names.length > 3 ? ` and ${names.length - 3} more` : ""}.`,
     hint: "A backup is restored into an empty directory, so that nothing is lost or mixed. Move the old content away.",
+  });
+}
+
+function leadsElsewhere(link: string, { leadsTo, place }: { readonly leadsTo: string; readonly place: string }) {
+  return new DestinationError(`"${link}" is there already, and leads elsewhere`, {
+    detail: `It leads to "${leadsTo}", and the tablespace is to go to "${place}".`,
+    hint: "Remove the link, or leave out the option that says where tablespaces go.",
   });
 }
 

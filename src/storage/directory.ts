@@ -176,7 +176,7 @@ class DirectoryStore implements ObjectStore {
     if (refused.length > 0) {
       throw new StorageError(`could not delete ${refused.length} of ${keys.length} objects`, {
         detail: `Still there: ${refused.slice(0, 5).join(", ")}${refused.length > 5 ? ` and ${refused.length - 5} more` : ""}.`,
-        hint: "Run the command again; objects that are already gone are skipped.",
+        hint: 'Run the command again; "wal-b delete garbage" finds what is left of backups that are not listed any more.',
       });
     }
   }

@@ -34,7 +34,7 @@ export async function deleteObjects(bucket: S3Bucket, keys: readonly ObjectKey[]
     hint:
       Kind === AccessError
         ? "Deleting needs credentials that may s3:DeleteObject, and no retention rule on the bucket."
-        : "Run the command again; objects that are already gone are skipped.",
+        : 'Run the command again; "wal-b delete garbage" finds what is left of backups that are not listed any more.',
   });
 }
 

@@ -79,6 +79,24 @@ test("a prepared link to a directory that is not empty", async () => {
   await refuses(directory, [`"${place}" is not empty`, 'It contains "precious".'], { args: [] });
 });
 
+test("a prepared link that leads elsewhere than the tablespace is to go", async () => {
+  const directory = await server.makeDirectory("with another link");
+  const place = await server.makeDirectory("where the link leads");
+  await mkdir(join(directory, "pg_tblspc"));
+  await giveTo(server.account, join(directory, "pg_tblspc"));
+  await symlink(place, join(directory, "pg_tblspc", oid));
+  const args = ["--tablespace-mapping", `${oid}=${directory}-mapped`];
+  await refuses(
+    directory,
+    [
+      "is there already, and leads elsewhere",
+      `It leads to "${place}", and the tablespace is to go to "${directory}-mapped".`,
+    ],
+    { args },
+  );
+  expect(await readdir(place)).toEqual([]);
+});
+
 test("a tablespace mapping that is not absolute", async () => {
   const directory = await server.makeDirectory("with a mapping");
   const args = ["--tablespace-mapping", `${oid}=../outside`];
