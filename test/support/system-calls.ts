@@ -3,6 +3,7 @@
  * see, or with a call that fails. What is on the disk while it is stopped is what kill -9 would leave.
  */
 import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { isProcessRunning } from "../../src/postgres/postmaster-pid.ts";
 import type { RunAs } from "./account.ts";
@@ -43,6 +44,7 @@ export async function runInSteps(
   let seen = 0;
   let killed: number | undefined;
   let stopping = "";
+  let program: number | undefined;
 
   for await (const line of createInterface({ input: child.trace })) {
     const [, thread = "", text = ""] = /^(\d+) +(.*)$/.exec(line) ?? [];
@@ -55,12 +57,13 @@ export async function runInSteps(
       stopping = "";
       const calls = carriedOut.slice(seen);
       seen = carriedOut.length;
+      program ??= processOf(thread);
       const verdict = await look({ calls }).catch((error: unknown) => {
-        process.kill(Number(thread), "SIGKILL");
+        process.kill(program as number, "SIGKILL");
         throw error;
       });
-      if (verdict === "kill") killed = Number(thread);
-      process.kill(Number(thread), verdict === "kill" ? "SIGKILL" : "SIGCONT");
+      if (verdict === "kill") killed = program;
+      process.kill(program, verdict === "kill" ? "SIGKILL" : "SIGCONT");
     }
   }
   const ended = await child.ended;
@@ -68,6 +71,11 @@ export async function runInSteps(
   // strace may end before what it traced, and then with a failure of its own.
   await waitFor(() => !isProcessRunning(killed ?? 0), { intervalMs: 5, what: "the killed program to end" });
   return { ...ended, exitCode: null, signal: "SIGKILL", calls: carriedOut };
+}
+
+/** A thread may end while its process goes on. */
+function processOf(thread: string): number {
+  return Number(/^Tgid:\s+(\d+)$/m.exec(readFileSync(`/proc/${thread}/status`, "utf8"))?.[1]);
 }
 
 export interface FailingCall {
