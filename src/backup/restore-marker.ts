@@ -75,9 +75,12 @@ export class RestoreMarker implements AsyncDisposable {
     identity: RestoreIdentity,
     { now, owner }: { readonly now: Date; readonly owner: Owner | undefined },
   ): Promise<RestoreMarker> {
-    await makeDirectories(join(target, MARKER_DIRECTORY), owner);
+    const directory = join(target, MARKER_DIRECTORY);
+    await makeDirectories(directory, owner).catch((cause: unknown) => {
+      throw destinationError(`could not create "${directory}"`, cause);
+    });
     const marker = await RestoreMarker.#open(target, constants.O_CREAT | constants.O_EXCL);
-    if (owner) await marker.#file.chown(owner.uid, owner.gid);
+    if (owner) await marker.#writing((file) => file.chown(owner.uid, owner.gid));
     await marker.#append({ formatVersion: FORMAT_VERSION, beganAt: now.toISOString(), ...identity });
     await marker.#append({ runBy: thisProcess() });
     return marker;
@@ -86,7 +89,7 @@ export class RestoreMarker implements AsyncDisposable {
   static async resume(target: string): Promise<RestoreMarker> {
     const marker = await RestoreMarker.#open(target, 0);
     // Ends what a kill may have left of a line.
-    await marker.#file.write("\n");
+    await marker.#writing((file) => file.write("\n"));
     await marker.#append({ runBy: thisProcess() });
     return marker;
   }
@@ -110,8 +113,12 @@ export class RestoreMarker implements AsyncDisposable {
   }
 
   async #append(line: Line): Promise<void> {
+    await this.#writing((file) => file.write(`${JSON.stringify(line)}\n`));
+  }
+
+  async #writing(work: (file: FileHandle) => Promise<unknown>): Promise<void> {
     try {
-      await this.#file.write(`${JSON.stringify(line)}\n`);
+      await work(this.#file);
     } catch (cause) {
       throw destinationError(`could not write "${join(this.#target, MARKER)}"`, cause);
     }
