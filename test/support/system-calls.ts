@@ -40,18 +40,16 @@ export async function runInSteps(
   const set = calls.join(",");
   const child = await spawnTraced([`trace=${set}`, `inject=${set}:signal=SIGSTOP`], command, { env, cwd, as });
   const carriedOut: string[] = [];
-  const unfinished = new Map<string, string>();
+  const wholeCall = callJoiner();
   let seen = 0;
   let killed: number | undefined;
   let stopping = "";
   let program: number | undefined;
 
   for await (const line of createInterface({ input: child.trace })) {
-    const [, thread = "", text = ""] = /^(\d+) +(.*)$/.exec(line) ?? [];
-    const resumed = /^<\.\.\. \w+ resumed>(.*)$/.exec(text)?.[1];
-    if (text.endsWith("<unfinished ...>")) unfinished.set(thread, text.slice(0, -" <unfinished ...>".length));
-    else if (resumed !== undefined) carriedOut.push(`${unfinished.get(thread) ?? ""}${resumed}`);
-    else if (/^\w+\(/.test(text)) carriedOut.push(text);
+    const [, thread = "", text = ""] = LINE.exec(line) ?? [];
+    const call = wholeCall(line);
+    if (call !== undefined) carriedOut.push(call);
     else if (text.startsWith("--- SIGSTOP {") && text.includes("SI_KERNEL")) stopping = thread;
     else if (text === "--- stopped by SIGSTOP ---" && thread === stopping) {
       stopping = "";
@@ -71,6 +69,21 @@ export async function runInSteps(
   // strace may end before what it traced, and then with a failure of its own.
   await waitFor(() => !isProcessRunning(killed ?? 0), { intervalMs: 5, what: "the killed program to end" });
   return { ...ended, exitCode: null, signal: "SIGKILL", calls: carriedOut };
+}
+
+const LINE = /^(\d+) +(.*)$/;
+
+/** A call during which another thread made one has two lines. @returns of each line the call that it completes, if it does */
+function callJoiner(): (line: string) => string | undefined {
+  const unfinished = new Map<string, string>();
+  return (line) => {
+    const [, thread = "", text = ""] = LINE.exec(line) ?? [];
+    const resumed = /^<\.\.\. \w+ resumed>(.*)$/.exec(text)?.[1];
+    if (resumed !== undefined) return `${unfinished.get(thread) ?? ""}${resumed}`;
+    if (!text.endsWith("<unfinished ...>")) return /^\w+\(/.test(text) ? text : undefined;
+    unfinished.set(thread, text.slice(0, -" <unfinished ...>".length));
+    return undefined;
+  };
 }
 
 /** A thread may end while its process goes on. */
@@ -98,7 +111,11 @@ export async function runWithFailingCall(
   const only = path === undefined ? [] : [`-P${path}`];
   const child = await spawnTraced([`trace=${call}`, inject], command, { env, cwd, as }, ["-y", ...only]);
   const hit: string[] = [];
-  for await (const line of createInterface({ input: child.trace })) if (line.includes("(INJECTED)")) hit.push(line);
+  const wholeCall = callJoiner();
+  for await (const line of createInterface({ input: child.trace })) {
+    const made = wholeCall(line);
+    if (made?.includes("(INJECTED)")) hit.push(made);
+  }
   return { ...(await child.ended), hit };
 }
 
