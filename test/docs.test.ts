@@ -147,7 +147,7 @@ test("docs/promises.md has every promise, its guards, and the tests that fail wi
 
 ${MADE_BY}
 Each guard was taken out of a copy of the program, and the test in the last column failed. \`bun run test\` does that again for every guard
-that needs no servers, \`bun run test:guards all\` for all of them. What is taken out exactly: \`test/guards/list.ts\`. Besides these, random
+that needs no servers, \`bun run test:guards all\` for all of them. What is taken out exactly: \`test/guards/\`. Besides these, random
 values and random damage go through every parser (\`test/property/\`), and random faults through everything at once (\`test/soak/\`).
 
 ${sections.join("\n")}

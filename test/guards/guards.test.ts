@@ -3,7 +3,7 @@ import { afterAll, expect, test } from "bun:test";
 import { GUARDS } from "./list.ts";
 import { isNoticed, type Outcome, takeOut } from "./take-out.ts";
 
-const cheap = GUARDS.filter(({ needs }) => needs === "nothing");
+const cheap = GUARDS.filter(({ needs }) => needs === undefined);
 
 /** Two at a time: each is a process of its own that waits as much as it computes. */
 const outcomes = new Map<string, Promise<Outcome>>();
