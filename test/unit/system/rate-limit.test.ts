@@ -4,13 +4,13 @@ import { rateLimit, UNLIMITED } from "../../../src/system/rate-limit.ts";
 const never = new AbortController().signal;
 
 test("rateLimit() lets the first through and makes the next wait until that is paid for", async () => {
-  const limit = rateLimit(100);
+  const limit = rateLimit(1000);
   const begun = performance.now();
   await limit.take(50, never);
-  expect(performance.now() - begun).toBeLessThan(400);
+  expect(performance.now() - begun).toBeLessThan(40);
   await limit.take(50, never);
   await limit.take(1, never);
-  expect(performance.now() - begun).toBeGreaterThanOrEqual(990);
+  expect(performance.now() - begun).toBeGreaterThanOrEqual(99);
 });
 
 test("rateLimit() counts what is taken side by side", async () => {
