@@ -28,6 +28,8 @@ const MEASURED: readonly { readonly group: Group; readonly work: Work; readonly 
   { group: "backup", work: "fetchBackup", title: "Restore of the base backup" },
 ];
 
+const NO_S3: S3Peers = { found: [], [Symbol.asyncDispose]: async () => {} };
+
 const options = parseOptions(process.argv.slice(2));
 const short = options.groups.filter((group) => group === "start" || group === "segment");
 if (short.length > 0) await publish("figures", await run(options, short, 50));
@@ -67,8 +69,6 @@ async function run(options: Options, groups: readonly Group[], sizeMiB: number):
   }
   return parts.join("\n");
 }
-
-const NO_S3: S3Peers = { found: [], [Symbol.asyncDispose]: async () => {} };
 
 async function openPeers(
   binary: string,
