@@ -11,7 +11,6 @@ import { SCRATCH_HBA, scratchSettings } from "../postgres/scratch-settings.ts";
 import type { RecoveryTold, ServerLog } from "../postgres/server-log.ts";
 import type { ServerPrograms } from "../postgres/server-programs.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
 import { parseWalFile, segmentStart } from "../postgres/wal-segment.ts";
 import type { DrillFinding, DrillResult } from "../repository/drill-result.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
@@ -107,10 +106,7 @@ async function failureOf(server: ScratchServer, { plan, programs, archive, scrat
 async function whyNotRestored(name: string, archive: WalArchive, detail: string): Promise<Failure> {
   const file = parseWalFile(name);
   try {
-    if (file) {
-      const content = await archive.get(file);
-      if (file.kind === "segment") checkSegment(name, file, content);
-    }
+    if (file) for await (const _ of archive.read(file));
   } catch (error) {
     if (error instanceof Failure) return error;
     throw error;

@@ -206,7 +206,7 @@ async function unpackParts(
     const key = partKey(backup.name, part);
     try {
       const stopped = AbortSignal.any([signal, othersFailed]);
-      const directories = await unpackPart(store.stream(key), { ...unpack, signal: stopped });
+      const directories = await unpackPart((await store.open(key)).chunks, { ...unpack, signal: stopped });
       await marker.unpacked({ part, directories });
     } catch (error) {
       throw partFailure(store.urlOf(key), error);

@@ -7,7 +7,7 @@
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import type { Lsn } from "../postgres/lsn.ts";
 import type { Microseconds, RecoveryTarget } from "../postgres/recovery-target.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
+import { checkSegmentHeader } from "../postgres/wal-page-header.ts";
 import {
   continuationIn,
   hasKnownRecords,
@@ -60,7 +60,7 @@ export async function* segmentsBackward({ first, last }: Run, reading: Reading):
     signal.throwIfAborted();
     const segment = segmentOnPath(path, number, segmentSize);
     const content = await archive.get(segment);
-    const written = checkSegment(segment.name, segment, content).systemIdentifier;
+    const written = checkSegmentHeader(segment.name, segment, content).systemIdentifier;
     if (written !== systemIdentifier) {
       throw new IntegrityError(`archived "${segment.name}" is of another cluster`, {
         detail: `It is of the cluster with system identifier ${written}; the backup is of ${systemIdentifier}.`,

@@ -124,7 +124,7 @@ async function readPart(part: string, members: Set<string> | undefined, reading:
     return false;
   }
   try {
-    const content = decodeStream(store.stream(key), zstd, { framesInFlight: FRAMES_IN_FLIGHT });
+    const content = decodeStream((await store.open(key)).chunks, zstd, { framesInFlight: FRAMES_IN_FLIGHT });
     for await (const entry of readTar(content, { release: releaseContent })) {
       signal.throwIfAborted();
       const isFile = entry.type === "file" || entry.type === "contiguous-file";

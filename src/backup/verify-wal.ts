@@ -9,7 +9,7 @@
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import type { Lsn } from "../postgres/lsn.ts";
 import { parseTimelineHistory, switchPointOf, type TimelineHistory } from "../postgres/timeline-history.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
+import { checkSegmentHeader } from "../postgres/wal-page-header.ts";
 import {
   segmentAt,
   segmentBefore,
@@ -26,7 +26,7 @@ import { type Finding, findingOf, type WalReach, type WalRead } from "./verify-r
 
 export interface VerifyWalContext {
   readonly archive: WalArchive;
-  /** Each is held in memory whole, stored and unpacked. */
+  /** Each takes the memory of a few frames. */
   readonly segmentsAtOnce: number;
   /** What was found of segments that another backup needs too: each is read once. */
   readonly known?: Map<string, "good" | IntegrityError> | undefined;
@@ -265,9 +265,12 @@ async function readSegment(
     return "bad";
   }
   try {
-    const content = await archive.get(segment);
-    onRead(content.byteLength);
-    checkOwner(segment, content, backup);
+    let isFirst = true;
+    for await (const piece of archive.read(segment)) {
+      if (isFirst) checkOwner(segment, piece, backup);
+      isFirst = false;
+      onRead(piece.byteLength);
+    }
     known?.set(segment.name, "good");
     return "good";
   } catch (error) {
@@ -280,8 +283,8 @@ async function readSegment(
 }
 
 /** @throws IntegrityError  another cluster wrote it */
-function checkOwner({ name, ...position }: WalSegment, content: Uint8Array, backup: Backup): void {
-  const { systemIdentifier, segmentSize } = checkSegment(name, position, content);
+function checkOwner({ name, ...position }: WalSegment, beginning: Uint8Array, backup: Backup): void {
+  const { systemIdentifier, segmentSize } = checkSegmentHeader(name, position, beginning);
   if (systemIdentifier !== backup.systemIdentifier) {
     throw new IntegrityError(`archived "${name}" is of another cluster`, {
       detail: `Its system identifier is ${systemIdentifier}, that of the backup is ${backup.systemIdentifier}.`,

@@ -4,23 +4,37 @@ import type { Zstd } from "./zstd.ts";
 
 export interface ContentSource {
   readonly sizeBytes: number;
-  /** Fills the buffer with what comes next. It is asked for as much as there is, and not more. */
-  read(buffer: Uint8Array): void;
+  /** Fills the buffer with what is at `position`. It is asked for as much as there is, and not more. */
+  read(buffer: Uint8Array, position: number): void;
 }
 
-/** The same bytes as encodeContent()'s, without the whole content in memory. @throws what the source throws */
+/** The same bytes as encodeContent()'s. @throws what the source throws */
 export async function encodeSource(source: ContentSource, zstd: Zstd, buffers: FrameBuffers): Promise<Uint8Array> {
+  return Buffer.concat(await Array.fromAsync(encodedFrames(source, zstd, buffers)));
+}
+
+/**
+ * The same frame by frame, in order. While one is waited for, at most as many others are under way as there are buffers, read from
+ * the source in order.
+ *
+ * @throws what the source throws
+ */
+export async function* encodedFrames(
+  source: ContentSource,
+  zstd: Zstd,
+  buffers: FrameBuffers,
+): AsyncGenerator<Uint8Array> {
   const frames: Promise<Uint8Array>[] = [];
   try {
     for (let n = 0; n < frameCount(source.sizeBytes); n++) {
       const buffer = await buffers.take();
-      const bytes = Math.min(FRAME_CONTENT_BYTES, source.sizeBytes - n * FRAME_CONTENT_BYTES);
-      const frame = compressNext(source, buffer, bytes, zstd);
+      const frame = compressNext(source, n * FRAME_CONTENT_BYTES, buffer, zstd);
       // Awaited below; until then a failure must not count as unhandled.
       frame.catch(() => {});
       frames.push(frame);
+      while (frames.length > buffers.count) yield await (frames.shift() as Promise<Uint8Array>);
     }
-    return Buffer.concat(await Promise.all(frames));
+    for (let frame = frames.shift(); frame !== undefined; frame = frames.shift()) yield await frame;
   } finally {
     await Promise.allSettled(frames);
   }
@@ -28,13 +42,13 @@ export async function encodeSource(source: ContentSource, zstd: Zstd, buffers: F
 
 async function compressNext(
   source: ContentSource,
+  position: number,
   buffer: FrameBuffer,
-  bytes: number,
   zstd: Zstd,
 ): Promise<Uint8Array> {
   using lent = buffer;
-  const content = lent.bytes.subarray(0, bytes);
-  source.read(content);
+  const content = lent.bytes.subarray(0, Math.min(FRAME_CONTENT_BYTES, source.sizeBytes - position));
+  source.read(content, position);
   return await zstd.compressFrame(content);
 }
 
@@ -48,11 +62,13 @@ export interface FrameBuffer extends Disposable {
  * read ahead, and fresh memory costs more than filling it.
  */
 export class FrameBuffers {
+  readonly count: number;
   readonly #spare: Uint8Array[] = [];
   readonly #waiting: ((buffer: Uint8Array) => void)[] = [];
   #unmade: number;
 
   constructor(count: number) {
+    this.count = count;
     this.#unmade = count;
   }
 

@@ -6,6 +6,7 @@
  * (docs/decisions/0010-wal-compression.md).
  */
 import { IntegrityError, reasonOf } from "../errors.ts";
+import { releaseContent } from "./content.ts";
 import type { ZstdAddon } from "./zstd-addon.ts";
 import { sealFrame } from "./zstd-frames.ts";
 
@@ -33,7 +34,10 @@ export function builtInZstd(level: number): Zstd {
 function zstdWith(compress: ZstdAddon["compress"], level: number): Zstd {
   return {
     async compressFrame(content) {
-      return sealFrame(await compress(content, level), content);
+      const frame = await compress(content, level);
+      const sealed = sealFrame(frame, content);
+      releaseContent(frame);
+      return sealed;
     },
 
     async decompressFrame(frame, contentBytes) {

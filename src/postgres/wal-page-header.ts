@@ -15,7 +15,7 @@ export interface WalPageHeader {
   readonly segmentSize: SegmentSize;
 }
 
-const LONG_HEADER_BYTES = 40;
+export const LONG_HEADER_BYTES = 40;
 const XLP_LONG_HEADER = 0x0002;
 
 /** XLOG_PAGE_MAGIC → major version. Only for messages: a newer server's segments must be archived as well. */
@@ -34,31 +34,37 @@ export const majorOfMagic = (magic: number): number | undefined => MAGIC_OF_MAJO
 /** XLOG_PAGE_MAGIC has been 0xD0nn or 0xD1nn in every release; anything else is no WAL page (of this byte order). */
 const isMagic = (magic: number) => magic >= 0xd061 && magic <= 0xd1ff;
 
+/** A segment against its name and size. @throws IntegrityError  as the two below */
+export function checkSegment(
+  name: string,
+  position: SegmentPosition,
+  beginning: Uint8Array,
+  sizeBytes: number = beginning.byteLength,
+): WalPageHeader {
+  const header = checkSegmentHeader(name, position, beginning);
+  checkSegmentSize(name, sizeBytes, header);
+  return header;
+}
+
 /**
- * Reads the header and checks it against the segment's name and size.
+ * Reads the header and checks it against the segment's name.
  *
  * The header's timeline may be lower than the name's: the first segment of a new timeline begins with a copy of the
  * old one's pages (xlog.c, XLogInitNewTimeline).
  *
  * @param position   from the name; a partial segment has the same header as a whole one
- * @param content    the whole segment, or its beginning
- * @param sizeBytes  of the whole segment
+ * @param beginning  of the segment, LONG_HEADER_BYTES or more unless there are no more
  * @throws IntegrityError  what is wrong, in the detail
  */
-export function checkSegment(
-  name: string,
-  position: SegmentPosition,
-  content: Uint8Array,
-  sizeBytes: number = content.byteLength,
-): WalPageHeader {
+export function checkSegmentHeader(name: string, position: SegmentPosition, beginning: Uint8Array): WalPageHeader {
   const refuse = (detail: string): never => {
-    throw new IntegrityError(`"${name}" is not a valid WAL segment`, { detail });
+    throw notASegment(name, detail);
   };
-  if (content.byteLength < LONG_HEADER_BYTES) {
-    return refuse(`It has ${content.byteLength} bytes, fewer than the header of its first page.`);
+  if (beginning.byteLength < LONG_HEADER_BYTES) {
+    return refuse(`It has ${beginning.byteLength} bytes, fewer than the header of its first page.`);
   }
 
-  const view = new DataView(content.buffer, content.byteOffset, content.byteLength);
+  const view = new DataView(beginning.buffer, beginning.byteOffset, beginning.byteLength);
   const magic = view.getUint16(0, true);
   if (!isMagic(magic))
     return refuse(`Its first page has the magic number ${hex(magic)}, which no release of PostgreSQL wrote.`);
@@ -70,9 +76,6 @@ export function checkSegment(
   const segmentSize = view.getUint32(32, true);
 
   if (!isSegmentSize(segmentSize)) return refuse(`Its header states a segment size of ${segmentSize} bytes.`);
-  if (sizeBytes !== segmentSize) {
-    return refuse(`It has ${sizeBytes} bytes, its header states ${segmentSize}.`);
-  }
   if (pageAddress !== segmentStart(position, segmentSize)) {
     const expected = formatLsn(segmentStart(position, segmentSize));
     return refuse(`Its first page is at ${formatLsn(pageAddress)}, the name stands for ${expected}.`);
@@ -82,5 +85,14 @@ export function checkSegment(
   }
   return { magic, timeline, pageAddress, systemIdentifier, segmentSize };
 }
+
+/** @throws IntegrityError  the segment has not the size that its header states */
+export function checkSegmentSize(name: string, sizeBytes: number, { segmentSize }: WalPageHeader): void {
+  if (sizeBytes !== segmentSize)
+    throw notASegment(name, `It has ${sizeBytes} bytes, its header states ${segmentSize}.`);
+}
+
+const notASegment = (name: string, detail: string) =>
+  new IntegrityError(`"${name}" is not a valid WAL segment`, { detail });
 
 const hex = (n: number) => `0x${n.toString(16).toUpperCase().padStart(4, "0")}`;

@@ -6,25 +6,23 @@
  * file itself states.
  */
 import { availableParallelism } from "node:os";
-import { decodeContent } from "../codec/content.ts";
-import { type ContentSource, encodeSource, FrameBuffers } from "../codec/content-source.ts";
+import { decodeStream, releaseContent } from "../codec/content.ts";
+import { type ContentSource, encodedFrames, encodeSource, FrameBuffers } from "../codec/content-source.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
-import { parseTimelineHistory } from "../postgres/timeline-history.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
-import { MAX_SEGMENT_SIZE, type WalFile, type WalSegment } from "../postgres/wal-segment.ts";
-import type { ObjectKey, ObjectMetadata, ObjectStore, StoredObject } from "../storage/object-store.ts";
+import { LONG_HEADER_BYTES } from "../postgres/wal-page-header.ts";
+import type { WalFile, WalSegment } from "../postgres/wal-segment.ts";
+import type { ObjectKey, ObjectMetadata, ObjectStore, OpenedObject } from "../storage/object-store.ts";
 import { CONTENT_SUFFIX, parseWalKey, WAL, type WalObject, walKey } from "./keys.ts";
-
-/** zstd adds at most a few bytes to a block of 128 KiB that cannot be compressed. */
-const MAX_OBJECT_BYTES = MAX_SEGMENT_SIZE + MAX_SEGMENT_SIZE / 256;
+import { checkedPieces, checkWalContent, joinedPieces } from "./wal-content.ts";
 
 export interface WalArchive {
   /** For messages. */
   urlOf(name: string): string;
 
   /**
-   * Reads, checks and compresses a file, a few frames at a time, whoever else does at the same time.
+   * Reads and checks a file, and compresses it, a few frames at a time, whoever else does at the same time. A large one is
+   * compressed while it is written; the source must last as long.
    *
    * @throws IntegrityError  damaged, cut off, or another file's content
    */
@@ -37,13 +35,19 @@ export interface WalArchive {
   putIfAbsent(wal: PreparedWal): Promise<"created" | "exists">;
 
   /**
-   * @throws NotFoundError   the store proved that the file is not there, in any form
+   * Reads a file in pieces; each is good until the next is asked for. The first has the long header of a segment, checked. The
+   * content as a whole is verified once the end has come, and not before.
+   *
+   * @throws NotFoundError   at the first piece: the store proved that the file is not there, in any form
    * @throws IntegrityError  what is there is damaged, another file, or in a form that is not supported
    */
-  get(file: WalFile): Promise<Uint8Array>;
+  read(file: WalFile): AsyncIterable<Uint8Array>;
 
   /** The same of NAME.zst alone, the form that wal-b writes: one request, whatever the answer. */
-  getOwnForm(file: WalFile): Promise<Uint8Array>;
+  readOwnForm(file: WalFile): AsyncIterable<Uint8Array>;
+
+  /** The whole content in memory. @throws as read() */
+  get(file: WalFile): Promise<Uint8Array>;
 
   /** The first archived segment behind this one on its timeline; undefined when it is the last. */
   segmentAfter(segment: WalSegment): Promise<WalSegment | undefined>;
@@ -55,7 +59,8 @@ export interface WalArchive {
 /** A file of pg_wal as it will be stored. */
 export interface PreparedWal {
   readonly key: ObjectKey;
-  readonly body: Uint8Array;
+  /** The object's bytes; of a large file as they are made, to be asked for once. */
+  readonly body: Uint8Array | AsyncIterable<Uint8Array>;
   readonly metadata: ObjectMetadata;
   /** Of the cluster that wrote it; undefined where the file does not state it. */
   readonly systemIdentifier: bigint | undefined;
@@ -69,17 +74,65 @@ export interface ArchivedWal extends Partial<WalObject> {
 /** Frames that are read or compressed at once: two for each processor keep it busy while the next is read. */
 const FRAMES_AT_ONCE = Math.min(16, 2 * availableParallelism());
 
+/** A larger file is an upload in parts: compressed as a whole it would take as much memory as it has bytes. */
+const MAX_WHOLE_BYTES = 32 * 2 ** 20;
+
 export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): WalArchive {
   const buffers = new FrameBuffers(FRAMES_AT_ONCE);
-  const getExactly = async (file: WalFile, key: string): Promise<Uint8Array> => {
-    const stored = await store.get(key, MAX_OBJECT_BYTES);
+  const newHash = () => (store.metadata === "kept" ? new Bun.CryptoHasher("sha256") : undefined);
+  const metadataOf = (hash: Bun.CryptoHasher | undefined, sizeBytes: number) =>
+    hash ? { sha256: hash.digest("hex"), size: String(sizeBytes) } : {};
+
+  const prepareWhole = async (file: WalFile, content: ContentSource): Promise<PreparedWal> => {
+    const { sizeBytes } = content;
+    const hash = newHash();
+    let systemIdentifier: bigint | undefined;
+    const read = (buffer: Uint8Array, position: number) => {
+      content.read(buffer, position);
+      if (position === 0) ({ systemIdentifier } = checkWalContent(file, buffer, sizeBytes));
+      hash?.update(buffer);
+    };
+    const body = await encodeSource({ sizeBytes, read }, await zstd(), buffers);
+    return { key: walKey(file.name), metadata: metadataOf(hash, sizeBytes), body, systemIdentifier };
+  };
+
+  /** An upload in parts is begun with its metadata, so the content is read once more before, for its hash. */
+  const prepareLarge = async (file: WalFile, content: ContentSource): Promise<PreparedWal> => {
+    const { sizeBytes } = content;
+    const header = new Uint8Array(LONG_HEADER_BYTES);
+    content.read(header, 0);
+    const { systemIdentifier } = checkWalContent(file, header, sizeBytes);
+    const hash = newHash();
+    if (hash) await updateFrom(content, hash, buffers);
+    const metadata = metadataOf(hash, sizeBytes);
+    return { key: walKey(file.name), metadata, body: framesOf(file, content, metadata), systemIdentifier };
+  };
+
+  async function* framesOf(file: WalFile, content: ContentSource, { sha256 }: ObjectMetadata) {
+    const hash = newHash();
+    const read = (buffer: Uint8Array, position: number) => {
+      content.read(buffer, position);
+      hash?.update(buffer);
+    };
+    yield* encodedFrames({ sizeBytes: content.sizeBytes, read }, await zstd(), buffers);
+    if (hash && hash.digest("hex") !== sha256)
+      throw new IntegrityError(`"${file.name}" changed while it was archived`, { detail: "It was not archived." });
+  }
+
+  const isTaken = async (key: ObjectKey): Promise<boolean> => {
     try {
-      const content = key.endsWith(CONTENT_SUFFIX)
-        ? await decodeContent(stored.body, await zstd(), MAX_SEGMENT_SIZE)
-        : stored.body;
-      checkHash(stored, content);
-      checkWalContent(file, content);
-      return content;
+      await store.head(key);
+      return true;
+    } catch (error) {
+      if (error instanceof NotFoundError) return false;
+      throw error;
+    }
+  };
+
+  async function* readForm(file: WalFile, key: ObjectKey): AsyncGenerator<Uint8Array, void, undefined> {
+    const opened = await store.open(key);
+    try {
+      yield* checkedPieces(file, checkedHash(opened, contentOf(key, opened, zstd)));
     } catch (cause) {
       if (!(cause instanceof IntegrityError)) throw cause;
       throw new IntegrityError(`archived "${file.name}" is damaged`, {
@@ -88,10 +141,10 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
         cause,
       });
     }
-  };
+  }
 
   /** Only after the store proved that there is no NAME.zst: one LIST finds any other form of the file. */
-  const otherForm = async (file: WalFile): Promise<string | undefined> => {
+  const otherForm = async (file: WalFile): Promise<ObjectKey | undefined> => {
     for await (const { key } of store.list(`${WAL}${file.name}`)) {
       const found = parseWalKey(key);
       if (found?.file.name !== file.name) continue;
@@ -104,41 +157,44 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
     return undefined;
   };
 
-  return {
-    urlOf: (name) => store.urlOf(walKey(name)),
-
-    async prepare(file, content) {
-      const { sizeBytes } = content;
-      const hash = store.metadata === "kept" ? new Bun.CryptoHasher("sha256") : undefined;
-      let systemIdentifier: bigint | undefined;
-      let isFirst = true;
-      const read = (buffer: Uint8Array) => {
-        content.read(buffer);
-        if (isFirst) systemIdentifier = checkWalContent(file, buffer, sizeBytes);
-        isFirst = false;
-        hash?.update(buffer);
-      };
-      const body = await encodeSource({ sizeBytes, read }, await zstd(), buffers);
-      const metadata = hash ? { sha256: hash.digest("hex"), size: String(sizeBytes) } : {};
-      return { key: walKey(file.name), metadata, body, systemIdentifier };
-    },
-
-    putIfAbsent: ({ key, body, metadata }) => store.putIfAbsent(key, body, metadata),
-
-    getOwnForm: (file) => getExactly(file, walKey(file.name)),
-
-    async get(file) {
-      try {
-        return await getExactly(file, walKey(file.name));
-      } catch (error) {
-        if (!(error instanceof NotFoundError)) throw error;
-        const key = await otherForm(file);
-        if (key !== undefined) return getExactly(file, key);
+  async function* read(file: WalFile): AsyncGenerator<Uint8Array, void, undefined> {
+    try {
+      yield* readForm(file, walKey(file.name));
+    } catch (error) {
+      if (!(error instanceof NotFoundError)) throw error;
+      const key = await otherForm(file);
+      if (key === undefined) {
         throw new NotFoundError(`"${file.name}" is not in the archive`, {
           detail: `There is no ${store.urlOf(walKey(file.name))}.`,
         });
       }
+      yield* readForm(file, key);
+    }
+  }
+
+  return {
+    urlOf: (name) => store.urlOf(walKey(name)),
+
+    prepare: (file, content) =>
+      content.sizeBytes > MAX_WHOLE_BYTES ? prepareLarge(file, content) : prepareWhole(file, content),
+
+    async putIfAbsent({ key, body, metadata }) {
+      if (body instanceof Uint8Array) return await store.putIfAbsent(key, body, metadata);
+      // An upload learns at its end that the name is taken, after all parts were sent.
+      if (await isTaken(key)) return "exists";
+      await using upload = store.upload(key, metadata);
+      for await (const frame of body) {
+        await upload.write(frame);
+        releaseContent(frame);
+      }
+      return await upload.complete();
     },
+
+    read,
+
+    readOwnForm: (file) => readForm(file, walKey(file.name)),
+
+    get: (file) => joinedPieces(file, read(file)),
 
     async segmentAfter({ name }) {
       for await (const { key } of store.list(`${WAL}${name.slice(0, 8)}`, walKey(name))) {
@@ -155,41 +211,42 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
   };
 }
 
-/**
- * What a file of pg_wal states about itself, against its name.
- *
- * @param content    the whole file, or the first frame's content of it
- * @param sizeBytes  of the whole file
- * @returns the system identifier, where the file states one
- * @throws IntegrityError  damaged, cut off, or another file's content
- */
-export function checkWalContent(
-  file: WalFile,
-  content: Uint8Array,
-  sizeBytes: number = content.byteLength,
-): bigint | undefined {
-  switch (file.kind) {
-    case "segment":
-    case "partial":
-      return checkSegment(file.name, file, content, sizeBytes).systemIdentifier;
-    case "history":
-      if (parseTimelineHistory(file.timeline, new TextDecoder().decode(content)).length > 0) return undefined;
-      throw new IntegrityError(`"${file.name}" is not a timeline history`, { detail: "It names no parent timeline." });
-    case "backup":
-      if (new TextDecoder().decode(content).startsWith("START WAL LOCATION: ")) return undefined;
-      throw new IntegrityError(`"${file.name}" is not a backup history`, {
-        detail: 'It does not begin with "START WAL LOCATION".',
-      });
+async function updateFrom(content: ContentSource, hash: Bun.CryptoHasher, buffers: FrameBuffers): Promise<void> {
+  using buffer = await buffers.take();
+  for (let at = 0; at < content.sizeBytes; ) {
+    const piece = buffer.bytes.subarray(0, content.sizeBytes - at);
+    content.read(piece, at);
+    hash.update(piece);
+    at += piece.byteLength;
   }
 }
 
-function checkHash({ metadata }: StoredObject, content: Uint8Array): void {
+async function* contentOf(
+  key: ObjectKey,
+  { chunks }: OpenedObject,
+  zstd: () => Promise<Zstd>,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  if (!key.endsWith(CONTENT_SUFFIX)) return yield* chunks;
+  for await (const piece of decodeStream(chunks, await zstd(), { framesInFlight: 8 })) {
+    yield piece;
+    releaseContent(piece);
+  }
+}
+
+async function* checkedHash(
+  { metadata }: OpenedObject,
+  pieces: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array, void, undefined> {
   const expected = metadata["sha256"];
-  if (expected !== undefined && expected !== sha256(content)) {
-    throw new IntegrityError("the content is not what was archived", {
-      detail: `Its SHA-256 is ${sha256(content)}, archived was ${expected}.`,
-    });
+  if (expected === undefined) return yield* pieces;
+  const hash = new Bun.CryptoHasher("sha256");
+  for await (const piece of pieces) {
+    hash.update(piece);
+    yield piece;
   }
+  const found = hash.digest("hex");
+  if (found === expected) return;
+  throw new IntegrityError("the content is not what was archived", {
+    detail: `Its SHA-256 is ${found}, archived was ${expected}.`,
+  });
 }
-
-const sha256 = (content: Uint8Array) => new Bun.CryptoHasher("sha256").update(content).digest("hex");

@@ -6,6 +6,7 @@ import { constants } from "node:fs";
 import { type FileHandle, link, mkdir, open, rm, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { reasonOf, StorageError, systemCodeOf } from "../errors.ts";
+import { writeFully } from "../system/write-fully.ts";
 import { ignoreAbsence } from "./directory-failure.ts";
 import { baseName } from "./object-key.ts";
 import type { ObjectKey, ObjectUpload } from "./object-store.ts";
@@ -72,11 +73,7 @@ export class TemporaryFile implements AsyncDisposable {
 
   async write(bytes: Uint8Array): Promise<void> {
     await this.#to.named(async () => {
-      const file = await this.#opened();
-      for (let at = 0; at < bytes.byteLength; ) {
-        const { bytesWritten } = await file.write(bytes, at, bytes.byteLength - at);
-        at += bytesWritten;
-      }
+      await writeFully(await this.#opened(), bytes);
     });
   }
 

@@ -20,6 +20,7 @@ import type {
   ObjectMetadata,
   ObjectStore,
   ObjectUpload,
+  OpenedObject,
   StoredObject,
   UnfinishedUpload,
 } from "./object-store.ts";
@@ -32,6 +33,12 @@ export interface DirectoryStoreOptions {
 }
 
 const READ_BYTES = 1024 * 1024;
+
+interface OpenFile extends AsyncDisposable {
+  readonly file: FileHandle;
+  readonly sizeBytes: number;
+  readonly lastModified: Date;
+}
 
 /**
  * Opens the store.
@@ -100,8 +107,12 @@ class DirectoryStore implements ObjectStore {
     });
   }
 
-  async *stream(key: ObjectKey): AsyncIterable<Uint8Array> {
-    await using opened = await this.#open(key);
+  async open(key: ObjectKey): Promise<OpenedObject> {
+    return { metadata: {}, chunks: this.#chunks(key, await this.#open(key)) };
+  }
+
+  async *#chunks(key: ObjectKey, from: OpenFile): AsyncIterable<Uint8Array> {
+    await using opened = from;
     const { file, sizeBytes } = opened;
     for (let at = 0; at < sizeBytes; ) {
       this.#signal.throwIfAborted();
@@ -239,7 +250,7 @@ class DirectoryStore implements ObjectStore {
     };
   }
 
-  async #open(key: ObjectKey): Promise<{ file: FileHandle; sizeBytes: number; lastModified: Date } & AsyncDisposable> {
+  async #open(key: ObjectKey): Promise<OpenFile> {
     checkKey(key);
     this.#signal.throwIfAborted();
     const action = `could not read "${this.urlOf(key)}"`;

@@ -26,6 +26,12 @@ export interface StoredObject {
   readonly metadata: ObjectMetadata;
 }
 
+export interface OpenedObject {
+  readonly metadata: ObjectMetadata;
+  /** Its bytes, in order, to be read once; resumed by range at the byte where a connection broke. */
+  readonly chunks: AsyncIterable<Uint8Array>;
+}
+
 /** A multipart upload (or a temporary file) that was begun and neither completed nor aborted. */
 export interface UnfinishedUpload {
   readonly key: ObjectKey;
@@ -39,8 +45,8 @@ export interface UnfinishedUpload {
  */
 export interface ObjectUpload extends AsyncDisposable {
   /**
-   * Appends bytes, in order. Resolves when more may be given, so that the store's bound on memory holds. The caller
-   * must not change the bytes afterwards.
+   * Appends bytes, in order. Resolves when more may be given, so that the store's bound on memory holds, and when the memory of
+   * these bytes may be used again.
    */
   write(bytes: Uint8Array): Promise<void>;
 
@@ -89,8 +95,8 @@ export interface ObjectStore extends AsyncDisposable {
    */
   get(key: ObjectKey, maxBytes: number): Promise<StoredObject>;
 
-  /** Reads an object as a stream, resuming by range at the byte where a connection broke. @throws as get(), also while reading */
-  stream(key: ObjectKey): AsyncIterable<Uint8Array>;
+  /** Begins to read an object of any size, in one request. @throws as get(), also while its chunks are read */
+  open(key: ObjectKey): Promise<OpenedObject>;
 
   /** Size, date and metadata without the content. @throws as get() */
   head(key: ObjectKey): Promise<ObjectEntry & { readonly metadata: ObjectMetadata }>;

@@ -16,6 +16,7 @@ import type {
   ObjectMetadata,
   ObjectStore,
   ObjectUpload,
+  OpenedObject,
   StoredObject,
   UnfinishedUpload,
 } from "./object-store.ts";
@@ -94,9 +95,8 @@ class S3Store implements ObjectStore {
     return readObject(this.#bucket, key, maxBytes);
   }
 
-  async *stream(key: ObjectKey): AsyncIterable<Uint8Array> {
-    const { chunks } = await openObject(this.#bucket, key);
-    yield* chunks;
+  open(key: ObjectKey): Promise<OpenedObject> {
+    return openObject(this.#bucket, key);
   }
 
   head(key: ObjectKey): Promise<ObjectEntry & { readonly metadata: ObjectMetadata }> {

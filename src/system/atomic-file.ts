@@ -1,7 +1,8 @@
 /** A whole file under its name in one step: readers see the old content, or all of the new. */
-import { open, rename, rm } from "node:fs/promises";
+import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { DestinationError, reasonOf, systemCodeOf } from "../errors.ts";
+import { writeFully } from "./write-fully.ts";
 
 export interface AtomicFileOptions {
   /** Permission bits of the new file. */
@@ -16,32 +17,73 @@ export const TEMPORARY_FILE = /^xlogtemp\.walb\./;
 /**
  * Writes beside the destination and renames over it.
  *
- * The temporary name begins as PostgreSQL's own temporary files in pg_wal do: a server that starts removes what a killed
- * command left there (xlog.c, RemoveTempXlogFiles).
- *
+ * @param content  whole, or in pieces; why it could not be had is passed on as it is thrown
  * @throws DestinationError  nothing is left behind, and what was under the name before is untouched
  */
 export async function writeFileAtomically(
   destination: string,
-  content: Uint8Array,
+  content: Uint8Array | AsyncIterable<Uint8Array>,
   { mode, durability }: AtomicFileOptions = { mode: 0o600, durability: "durable" },
 ): Promise<void> {
-  const directory = dirname(destination);
-  const temporary = join(directory, `xlogtemp.walb.${crypto.randomUUID()}`);
-  try {
-    const file = await open(temporary, "wx", mode);
-    try {
-      await file.writeFile(content);
-      if (durability === "durable") await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(temporary, destination);
-    if (durability === "durable") await syncDirectory(directory);
-  } catch (cause) {
-    // The write's own failure is what the user needs to know.
-    await rm(temporary, { force: true }).catch(() => {});
-    throw destinationError(`could not write "${destination}"`, cause);
+  await using file = new AtomicFile(dirname(destination), mode);
+  const told = <Result>(work: Promise<Result>) =>
+    work.catch((cause: unknown) => {
+      throw destinationError(`could not write "${destination}"`, cause);
+    });
+  if (content instanceof Uint8Array) await told(file.write(content));
+  else for await (const piece of content) await told(file.write(piece));
+  await told(file.publish(destination, durability));
+}
+
+/**
+ * A file on its way to its name. There is none before the first write; disposing it before publish() removes it.
+ *
+ * The temporary name begins as PostgreSQL's own temporary files in pg_wal do: a server that starts removes what a killed
+ * command left there (xlog.c, RemoveTempXlogFiles).
+ */
+export class AtomicFile implements AsyncDisposable {
+  readonly #path: string;
+  readonly #mode: number;
+  #file: FileHandle | undefined;
+  /** Under its temporary name. */
+  #isThere = false;
+
+  /** @param directory  on the file system of the destination */
+  constructor(directory: string, mode: number) {
+    this.#path = join(directory, `xlogtemp.walb.${crypto.randomUUID()}`);
+    this.#mode = mode;
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    await writeFully(await this.#opened(), bytes);
+  }
+
+  async publish(destination: string, durability: AtomicFileOptions["durability"]): Promise<void> {
+    const file = await this.#opened();
+    if (durability === "durable") await file.sync();
+    await this.#close();
+    await rename(this.#path, destination);
+    this.#isThere = false;
+    if (durability === "durable") await syncDirectory(dirname(destination));
+  }
+
+  /** What cannot be removed is less than the failure that it is removed for. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#isThere) return;
+    await this.#close().catch(() => {});
+    await rm(this.#path, { force: true }).catch(() => {});
+  }
+
+  async #opened(): Promise<FileHandle> {
+    this.#file ??= await open(this.#path, "wx", this.#mode);
+    this.#isThere = true;
+    return this.#file;
+  }
+
+  async #close(): Promise<void> {
+    const file = this.#file;
+    this.#file = undefined;
+    await file?.close();
   }
 }
 

@@ -6,7 +6,7 @@
  * requests, so a positive answer is remembered on this host; archiving a segment costs one request from then on.
  */
 import { IntegrityError, NotFoundError } from "../errors.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
+import { checkSegmentHeader } from "../postgres/wal-page-header.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { HostMemory } from "../system/host-memory.ts";
 
@@ -62,8 +62,10 @@ async function ownerOf(
   for await (const { file, compression } of archive.list()) {
     if (file?.kind !== "segment" || (compression !== "zst" && compression !== "")) continue;
     try {
-      const { systemIdentifier } = checkSegment(file.name, file, await archive.get(file));
-      return { segment: file.name, systemIdentifier };
+      for await (const piece of archive.read(file)) {
+        const { systemIdentifier } = checkSegmentHeader(file.name, file, piece);
+        return { segment: file.name, systemIdentifier };
+      }
     } catch (error) {
       // What is damaged says nothing, and must not stop the archiving of what comes after. A delete may have been faster.
       if (!(error instanceof IntegrityError || error instanceof NotFoundError)) throw error;

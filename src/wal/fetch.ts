@@ -5,9 +5,9 @@
  * content is verified before it gets its name, and only the store's own answer is passed on as "not there".
  */
 import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
 import { parseWalFile, type WalFile, type WalSegment } from "../postgres/wal-segment.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
+import { ofCluster } from "../repository/wal-content.ts";
 import { writeFileAtomically } from "../system/atomic-file.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { Log } from "../system/log.ts";
@@ -40,19 +40,11 @@ export async function fetchWal(name: string, destination: string, context: WalFe
     });
   }
 
-  const content = await getFile(file, context);
-  if (file.kind === "segment" || file.kind === "partial") {
-    const written = checkSegment(name, file, content).systemIdentifier;
-    if (systemIdentifier !== undefined && written !== systemIdentifier) {
-      throw new IntegrityError(`archived "${name}" is of another cluster`, {
-        detail: `${archive.urlOf(name)} is of the cluster with system identifier ${written}; this one has ${systemIdentifier}.`,
-        hint: "Check that the prefix is the one this cluster archived to.",
-      });
-    }
-  }
-
   // Not fsynced: PostgreSQL does that for a segment that it keeps (xlogarchive.c, KeepFileRestoredFromArchive), and asks
   // again for any other after a crash.
+  const pieces = contentOf(file, context);
+  const url = archive.urlOf(name);
+  const content = systemIdentifier === undefined ? pieces : ofCluster(systemIdentifier, { file, url, pieces });
   await writeFileAtomically(destination, content, { mode: 0o600, durability: "left to PostgreSQL" });
   log.info(`restored "${name}" from the archive`);
 }
@@ -62,10 +54,13 @@ const GAP_LOOKS = 5;
 const GAP_PAUSE_MS = 1_000;
 
 /** @throws IntegrityError  the archive has a gap */
-async function getFile(file: WalFile, { archive, gaps, signal }: WalFetchContext): Promise<Uint8Array> {
+async function* contentOf(
+  file: WalFile,
+  { archive, gaps, signal }: WalFetchContext,
+): AsyncGenerator<Uint8Array, void, undefined> {
   for (let looks = 1; ; looks++) {
     try {
-      return await archive.get(file);
+      return yield* archive.read(file);
     } catch (error) {
       if (!(error instanceof NotFoundError) || gaps === "passed on" || file.kind !== "segment") throw error;
       const later = await archive.segmentAfter(file);

@@ -25,11 +25,11 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { DestinationError, systemCodeOf } from "../errors.ts";
 import { isProcessRunning } from "../postgres/postmaster-pid.ts";
 import { parseWalFile, type WalSegment } from "../postgres/wal-segment.ts";
-import { TEMPORARY_FILE, writeFileAtomically } from "../system/atomic-file.ts";
+import { AtomicFile, TEMPORARY_FILE } from "../system/atomic-file.ts";
 import { readFully } from "../system/read-fully.ts";
 
 const POSITION = "position";
@@ -80,7 +80,9 @@ export class PrefetchDirectory {
     const path = join(this.path, name);
     const [, segment = "", expected] = READY.exec(name) ?? [];
     try {
-      if (this.#hash(segment, piecesOfFile(path)) !== expected) {
+      const hash = this.#hashOf(segment);
+      for (const piece of piecesOfFile(path)) hash.update(piece);
+      if (hash.digest() !== expected) {
         rmSync(path, { force: true });
         return "damaged";
       }
@@ -91,9 +93,15 @@ export class PrefetchDirectory {
       if (systemCodeOf(error) !== "EXDEV") throw error;
     }
     // The directory was moved to another file system by its setting.
-    const content = readFileSync(path);
-    if (this.#hash(segment, piecesOf(content)) !== expected) return "damaged";
-    await writeFileAtomically(destination, content, { mode: 0o600, durability: "left to PostgreSQL" });
+    await using copy = new AtomicFile(dirname(destination), 0o600);
+    const hash = this.#hashOf(segment);
+    for (const piece of piecesOfFile(path)) {
+      hash.update(piece);
+      await copy.write(piece);
+    }
+    // Read once more, it may have become another.
+    if (hash.digest() !== expected) return "damaged";
+    await copy.publish(destination, "left to PostgreSQL");
     rmSync(path, { force: true });
     return "taken";
   }
@@ -184,10 +192,15 @@ export class PrefetchDirectory {
     return number !== process.pid && lives(number);
   }
 
-  /** @param content  verified */
-  async put(segment: string, content: Uint8Array): Promise<void> {
-    const path = join(this.path, `${segment}.${this.#hash(segment, piecesOf(content))}`);
-    await writeFileAtomically(path, content, { mode: 0o600, durability: "left to PostgreSQL" });
+  /** @param pieces  verified when the last has come; why they do not come is passed on */
+  async put(segment: string, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    await using file = new AtomicFile(this.path, 0o600);
+    const hash = this.#hashOf(segment);
+    for await (const piece of pieces) {
+      hash.update(piece);
+      await file.write(piece);
+    }
+    await file.publish(join(this.path, `${segment}.${hash.digest()}`), "left to PostgreSQL");
   }
 
   /**
@@ -219,11 +232,8 @@ export class PrefetchDirectory {
     rmSync(this.path, { recursive: true, force: true, maxRetries: 3, retryDelay: 20 });
   }
 
-  /** Of the content, the name and the source. */
-  #hash(segment: string, pieces: Iterable<Uint8Array>): string {
-    let hash = Bun.hash.xxHash64(segment, this.#seed);
-    for (const piece of pieces) hash = Bun.hash.xxHash3(piece, hash);
-    return hash.toString(16).padStart(16, "0");
+  #hashOf(segment: string): PiecewiseHash {
+    return new PiecewiseHash(Bun.hash.xxHash64(segment, this.#seed));
   }
 
   /** @throws DestinationError  somebody else could write to it, or it is no directory */
@@ -248,8 +258,42 @@ export interface PrefetchClaim extends Disposable {
   isHeld(): boolean;
 }
 
-function* piecesOf(content: Uint8Array): Iterable<Uint8Array> {
-  for (let at = 0; at < content.byteLength; at += HASHED_AT_ONCE) yield content.subarray(at, at + HASHED_AT_ONCE);
+/** Of pieces of HASHED_AT_ONCE bytes, however they come; each hash is the seed of the next. */
+class PiecewiseHash {
+  #hash: bigint;
+  /** Needed for pieces of other sizes alone. */
+  #piece: Uint8Array | undefined;
+  #filled = 0;
+
+  /** @param seed  what is hashed besides the content: the name and the source */
+  constructor(seed: bigint) {
+    this.#hash = seed;
+  }
+
+  update(bytes: Uint8Array): void {
+    for (let at = 0; at < bytes.byteLength; ) {
+      const taken = bytes.subarray(at, at + HASHED_AT_ONCE - this.#filled);
+      at += taken.byteLength;
+      if (taken.byteLength === HASHED_AT_ONCE) {
+        this.#hash = Bun.hash.xxHash3(taken, this.#hash);
+        continue;
+      }
+      this.#piece ??= new Uint8Array(HASHED_AT_ONCE);
+      this.#piece.set(taken, this.#filled);
+      this.#filled += taken.byteLength;
+      if (this.#filled === HASHED_AT_ONCE) this.#addFilled();
+    }
+  }
+
+  digest(): string {
+    if (this.#filled > 0) this.#addFilled();
+    return this.#hash.toString(16).padStart(16, "0");
+  }
+
+  #addFilled(): void {
+    this.#hash = Bun.hash.xxHash3(this.#piece?.subarray(0, this.#filled) ?? "", this.#hash);
+    this.#filled = 0;
+  }
 }
 
 function* piecesOfFile(path: string): Iterable<Uint8Array> {

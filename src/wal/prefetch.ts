@@ -2,16 +2,14 @@
  * The prefetcher: keeps the segments that recovery will ask for next ready on its disk, over connections that stay open.
  *
  * Started by wal-fetch, detached; ends by itself when recovery or its server does, or when it is of no more use. It changes how
- * fast recovery is, never what it sees: a segment that it cannot get is left to wal-fetch, which has the exit codes. Memory: what
- * LOADING_BYTES allows, three times: as it is stored, in frames, and whole.
+ * fast recovery is, never what it sees: a segment that it cannot get is left to wal-fetch, which has the exit codes. Memory: a few
+ * frames of each segment that is being loaded, whatever its size.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { IntegrityError } from "../errors.ts";
 import { asLsn, type Lsn } from "../postgres/lsn.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
-import { checkSegment } from "../postgres/wal-page-header.ts";
 import {
   parseWalFile,
   type SegmentSize,
@@ -21,11 +19,12 @@ import {
   type WalSegment,
 } from "../postgres/wal-segment.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
+import { ofCluster } from "../repository/wal-content.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { PrefetchClaim, PrefetchDirectory } from "./prefetch-directory.ts";
 
 export interface PrefetchContext {
-  readonly archive: Pick<WalArchive, "getOwnForm">;
+  readonly archive: Pick<WalArchive, "readOwnForm">;
   readonly directory: PrefetchDirectory;
   readonly claim: PrefetchClaim;
   /** Of the server in recovery. */
@@ -45,8 +44,7 @@ export interface PrefetchContext {
   readonly signal: AbortSignal;
 }
 
-/** What may be loaded at once, but always one segment. */
-const LOADING_BYTES = 48 * 2 ** 20;
+const LOADS_AT_ONCE = 4;
 /** What may lie ready, whatever the count and the size of segments, but always one. */
 const READY_BYTES = 2 ** 30;
 
@@ -99,7 +97,6 @@ function isInRecovery(dataDirectory: string): boolean {
 class Segments {
   readonly #context: PrefetchContext;
   readonly #count: number;
-  readonly #loadsAtOnce: number;
   readonly #loading = new Map<string, Promise<void>>();
   /** Those that could not be had. */
   readonly #lacking = new Set<string>();
@@ -113,7 +110,6 @@ class Segments {
     const { count, segmentSize } = context;
     this.#context = context;
     this.#count = Math.min(count, atLeastOne(READY_BYTES / segmentSize));
-    this.#loadsAtOnce = Math.min(4, atLeastOne(LOADING_BYTES / segmentSize));
   }
 
   /** @returns "of no use" when recovery asks for nothing, or has got itself what we could not get: it has caught up with us */
@@ -145,7 +141,7 @@ class Segments {
     // Behind a segment that cannot be had, there is nothing to ask for.
     const end = this.#wanted.findIndex(({ name }) => this.#lacking.has(name));
     for (const segment of this.#wanted.slice(0, end === -1 ? undefined : end)) {
-      if (this.#loading.size >= this.#loadsAtOnce) return;
+      if (this.#loading.size >= LOADS_AT_ONCE) return;
       if (this.#ready.has(segment.name) || this.#loading.has(segment.name)) continue;
       // Recovery itself needs the disk more: as much again as we may fill stays free.
       if (directory.freeBytes() < 2 * this.#count * segmentSize) return;
@@ -174,15 +170,13 @@ class Segments {
     const { archive, directory, systemIdentifier } = this.#context;
     const { name } = segment;
     try {
-      const content = await archive.getOwnForm(segment);
-      if (checkSegment(name, segment, content).systemIdentifier !== systemIdentifier)
-        throw new IntegrityError("of another cluster");
-      await directory.put(name, content);
+      const pieces = archive.readOwnForm(segment);
+      await directory.put(name, ofCluster(systemIdentifier, { file: segment, url: name, pieces }));
       this.#ready = new Set([...this.#ready, name]);
     } catch {
       this.#lacking.add(name);
     } finally {
-      // Before another segment takes this one's place: left to itself, the collector lets a few of 16 MiB grow to 530 MB instead of 200.
+      // Before another segment takes this one's place: left to itself, the collector lets garbage grow to hundreds of megabytes.
       Bun.gc(true);
       this.#loading.delete(name);
       directory.endLoading(name);

@@ -6,7 +6,7 @@
  * must not overwrite. Source: PostgreSQL manual, "Setting Up WAL Archiving".
  */
 import { closeSync, fstatSync, openSync } from "node:fs";
-import { readdir, readFile, rename } from "node:fs/promises";
+import { readdir, rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { ContentSource } from "../codec/content-source.ts";
 import {
@@ -62,7 +62,8 @@ export async function pushWal(path: string, context: WalPushContext): Promise<vo
 
 /**
  * What the segments under way may hold in memory, whatever the pool size: while one is compressed three times its size (its frames,
- * sealed and joined, where nothing comes of compressing), while it is written what it was compressed to.
+ * sealed and joined, where nothing comes of compressing), while it is written what it was compressed to. Large ones hold parts of
+ * an upload; they ask for all of it, and so one is under way at a time.
  */
 const MEMORY_BYTES = 96 * 2 ** 20;
 
@@ -72,7 +73,7 @@ interface Place {
   readonly memory: ByteBudget;
 }
 
-/** A file that is ready to be written. Disposing it gives its memory back. */
+/** A file that is ready to be written. Disposing it closes it and gives its memory back. */
 interface Prepared extends Disposable {
   readonly path: string;
   readonly file: WalFile;
@@ -80,28 +81,27 @@ interface Prepared extends Disposable {
 }
 
 async function prepare({ path, file, memory }: Place, { archive, identity }: WalPushContext): Promise<Prepared> {
-  using opened = openWal(path);
-  const lease = await memory.take(3 * opened.sizeBytes);
-  try {
-    const wal = await archive.prepare(file, opened);
-    if (wal.systemIdentifier !== undefined) await identity.check(wal.systemIdentifier);
-    lease.shrinkTo(wal.body.byteLength);
-    return { path, file, wal, [Symbol.dispose]: () => lease[Symbol.dispose]() };
-  } catch (error) {
-    lease[Symbol.dispose]();
-    throw error;
-  }
+  using held = new DisposableStack();
+  const opened = held.use(openWal(path));
+  const lease = held.use(await memory.take(3 * opened.sizeBytes));
+  const wal = await archive.prepare(file, opened);
+  if (wal.systemIdentifier !== undefined) await identity.check(wal.systemIdentifier);
+  if (wal.body instanceof Uint8Array) lease.shrinkTo(wal.body.byteLength);
+  const kept = held.move();
+  return { path, file, wal, [Symbol.dispose]: () => kept.dispose() };
 }
 
 async function write(prepared: Prepared, { archive, proof, log }: WalPushContext): Promise<void> {
   using written = prepared;
   const { path, file, wal } = written;
+  const { key, body, metadata } = wal;
   if ((await archive.putIfAbsent(wal)) === "created") {
-    await proof.prove(wal);
+    // A store looks by itself before it completes an upload in parts, whatever it knows of conditions.
+    if (body instanceof Uint8Array) await proof.prove({ key, body, metadata });
     log.info(`archived "${file.name}"`);
     return;
   }
-  if (Buffer.compare(await readWal(path), await archivedContent(file, archive)) !== 0) {
+  if (!(await isArchived(path, file, archive))) {
     throw new IntegrityError(`"${file.name}" is already archived with different content`, {
       detail: `${archive.urlOf(file.name)} was left as it is.`,
       hint: "Check that no other cluster archives to this prefix. A server that was restored and started without recovery.signal writes on the old timeline: restore it again, with recovery.signal, or give it a prefix of its own.",
@@ -110,10 +110,21 @@ async function write(prepared: Prepared, { archive, proof, log }: WalPushContext
   log.info(`"${file.name}" was already archived with the same content`);
 }
 
-/** Of a file that the store has just said to be there. */
-async function archivedContent(file: WalFile, archive: WalArchive): Promise<Uint8Array> {
+/** Whether the archive has this very content. The store has just said that it has something under the name. */
+async function isArchived(path: string, file: WalFile, archive: WalArchive): Promise<boolean> {
+  using own = openWal(path);
   try {
-    return await archive.get(file);
+    let [at, buffer] = [0, new Uint8Array()];
+    for await (const archived of archive.read(file)) {
+      const { byteLength } = archived;
+      if (at + byteLength > own.sizeBytes) return false;
+      if (buffer.byteLength < byteLength) buffer = new Uint8Array(byteLength);
+      const piece = buffer.subarray(0, byteLength);
+      own.read(piece, at);
+      if (Buffer.compare(piece, archived) !== 0) return false;
+      at += byteLength;
+    }
+    return at === own.sizeBytes;
   } catch (cause) {
     if (!(cause instanceof NotFoundError)) throw cause;
     throw new StorageError(`could not compare "${file.name}" with what is archived`, {
@@ -192,16 +203,12 @@ function openWal(path: string): ContentSource & Disposable {
   const file = readable(() => openSync(path, "r"));
   return {
     sizeBytes: fstatSync(file).size,
-    read(buffer) {
-      const filled = readable(() => readFully(file, buffer));
+    read(buffer, position) {
+      const filled = readable(() => readFully(file, buffer, position));
       if (filled < buffer.byteLength) notReadable(path, new Error("it became shorter while it was read"));
     },
     [Symbol.dispose]: () => closeSync(file),
   };
-}
-
-async function readWal(path: string): Promise<Uint8Array> {
-  return readFile(path).catch((cause: unknown) => notReadable(path, cause));
 }
 
 function notReadable(path: string, cause: unknown): never {

@@ -8,7 +8,7 @@ import type { Environment } from "../../src/config/envdir.ts";
 import { loadSettings } from "../../src/config/settings.ts";
 import { crc32c } from "../../src/postgres/crc32c.ts";
 import { compressed, onSmallDisk, Site } from "../support/site.ts";
-import { MiB, SYSTEM_IDENTIFIER, walContent } from "../support/wal-content.ts";
+import { MiB, piecesOf, SYSTEM_IDENTIFIER, walContent } from "../support/wal-content.ts";
 import { controlFile } from "../unit/postgres/control-file.ts";
 
 const DESTINATION = "pg_wal/RECOVERYXLOG";
@@ -36,7 +36,7 @@ async function prefetch(site: Site, env: Environment, segment: string, sizeBytes
   const directory = prefetchDirectoryOf(destination, loadSettings({}, env), SYSTEM_IDENTIFIER);
   directory.create(name(1));
   const content = walContent(segment, { sizeBytes });
-  await directory.put(segment, content);
+  await directory.put(segment, piecesOf(content));
   // An alive one: no other is started.
   await Bun.write(join(directory.path, "prefetcher"), String(process.pid));
   return content;

@@ -2,6 +2,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { IntegrityError, NotFoundError, UsageError } from "../../src/errors.ts";
 import type { ObjectStore } from "../../src/storage/object-store.ts";
+import { readChunks } from "../support/read-chunks.ts";
 
 export interface StoreUnderTest {
   readonly name: string;
@@ -81,6 +82,7 @@ export function objectStoreContract({ name, metadata, showsUploadAfterBytes, ope
         await uploaded(store, "d", [bytes(6 * MiB)], given);
         for (const key of ["a", "b", "c", "d"]) {
           expect((await store.get(key, 6 * MiB)).metadata).toEqual(given);
+          expect((await store.open(key)).metadata).toEqual(given);
           expect((await store.head(key)).metadata).toEqual(given);
         }
       });
@@ -98,7 +100,7 @@ export function objectStoreContract({ name, metadata, showsUploadAfterBytes, ope
       expect((await store.get("a", 11)).body).toHaveLength(11);
     });
 
-    test("get(), head() and stream() of a missing key throw NotFoundError that names it", async () => {
+    test("get(), head() and open() of a missing key throw NotFoundError that names it", async () => {
       for (const key of ["missing", "no/such/folder/missing"]) {
         await expect(store.get(key, 1)).rejects.toThrow(NotFoundError);
         await expect(store.get(key, 1)).rejects.toThrow(store.urlOf(key));
@@ -122,11 +124,11 @@ export function objectStoreContract({ name, metadata, showsUploadAfterBytes, ope
       expect(lastModified.getTime()).toBeLessThan(Date.now() + 60_000);
     });
 
-    test("stream() yields the whole object, and can be left early", async () => {
+    test("open() gives the whole object in chunks, and can be left early", async () => {
       await uploaded(store, "a", [bytes(3 * MiB)]);
       expect(Bun.hash(await streamed(store, "a"))).toBe(Bun.hash(bytes(3 * MiB)));
       for (let round = 0; round < 3; round++) {
-        for await (const chunk of store.stream("a")) {
+        for await (const chunk of (await store.open("a")).chunks) {
           expect(chunk.byteLength).toBeGreaterThan(0);
           break;
         }
@@ -314,7 +316,7 @@ async function read(store: ObjectStore, key: string): Promise<string> {
 }
 
 async function streamed(store: ObjectStore, key: string): Promise<Uint8Array> {
-  return Buffer.concat(await Array.fromAsync(store.stream(key)));
+  return Buffer.concat(await readChunks(store, key));
 }
 
 async function uploaded(

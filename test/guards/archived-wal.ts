@@ -77,7 +77,7 @@ export const WAL_GUARDS: readonly Guard[] = [
     {
       guards: "a name that is taken is compared, and other content is refused",
       file: "wal/push.ts",
-      search: "if (Buffer.compare(await readWal(path), await archivedContent(file, archive)) !== 0) {",
+      search: "if (!(await isArchived(path, file, archive))) {",
       replacement: "if (false) {",
       test: "test/unit/wal/push.test.ts",
       fails: "refuses other content under the same name and keeps the first",

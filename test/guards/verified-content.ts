@@ -7,8 +7,8 @@ export const CONTENT_GUARDS: readonly Guard[] = [
     {
       guards: "content is compared with the SHA-256 that was archived with it",
       file: "repository/wal-archive.ts",
-      search: "      checkHash(stored, content);\n",
-      replacement: "",
+      search: "  if (found === expected) return;\n",
+      replacement: "  return;\n",
       test: "test/unit/repository/wal-archive.test.ts",
       fails: "refuses content that is valid but not what was archived",
     },
@@ -39,8 +39,9 @@ export const CONTENT_GUARDS: readonly Guard[] = [
     {
       guards: "a file gets its name only when all of it is written",
       file: "system/atomic-file.ts",
-      search: "const temporary = join(directory, `xlogtemp.walb.${crypto.randomUUID()}`);",
-      replacement: "const temporary = destination;",
+      search: "  await using file = new AtomicFile(dirname(destination), mode);",
+      replacement:
+        "  await rename(destination, `${destination}.old`).catch(() => {});\n  await using file = new AtomicFile(dirname(destination), mode);",
       test: "test/unit/system/atomic-file.test.ts",
       fails: "writeFileAtomically() on a full file system keeps the old content and says what to do",
     },
@@ -63,16 +64,16 @@ export const CONTENT_GUARDS: readonly Guard[] = [
     {
       guards: "a prefetched segment that was damaged on the disk is not put in place",
       file: "wal/prefetch-directory.ts",
-      search: "if (this.#hash(segment, piecesOfFile(path)) !== expected) {",
+      search: "      if (hash.digest() !== expected) {",
       replacement: "if (false) {",
       test: "test/unit/wal/prefetch-directory.test.ts",
       fails: "discards a file of another source, and one under another segment's name",
     },
     {
       guards: "another cluster's segment is not put in place",
-      file: "wal/fetch.ts",
-      search: "if (systemIdentifier !== undefined && written !== systemIdentifier) {",
-      replacement: "if (false) {",
+      file: "repository/wal-content.ts",
+      search: "      if (written !== systemIdentifier) throw",
+      replacement: "      if (false) throw",
       test: "test/unit/wal/fetch.test.ts",
       fails: "fetchWal() does not fetch another cluster's segment, and leaves nothing behind",
     },

@@ -18,7 +18,7 @@ import {
   walRecords,
 } from "../../src/postgres/wal-records.ts";
 import { segmentNamed } from "../../src/postgres/wal-segment.ts";
-import { checkWalContent } from "../../src/repository/wal-archive.ts";
+import { checkWalContent } from "../../src/repository/wal-content.ts";
 import { anyText, damagedBytes, damagedText } from "../support/damage.ts";
 import { answerOf, property } from "../support/property.ts";
 import type { Random } from "../support/random.ts";
@@ -173,7 +173,7 @@ property(
     if (random.once(4)) padded.writeUInt32LE(random.pick([0, 1, 7, 8191, 65536, 2 ** 31, 2 ** 32 - 1]), 36);
     const file = segmentNamed(name);
     const checked = await answerOf([IntegrityError], () => {
-      checkWalContent(file, padded);
+      checkWalContent(file, padded, padded.byteLength);
       return "as it should be";
     });
     if (checked === undefined || !hasKnownRecords(padded)) return;

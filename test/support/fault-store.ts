@@ -6,16 +6,17 @@ import type {
   ObjectMetadata,
   ObjectStore,
   ObjectUpload,
+  OpenedObject,
   StoredObject,
   UnfinishedUpload,
 } from "../../src/storage/object-store.ts";
 
 export interface Fault {
-  /** Counted from 1 over all calls of the store and its uploads; a stream counts when its reading begins. */
+  /** Counted from 1 over all calls of the store and its uploads; an object that is opened counts once. */
   readonly atCall: number;
   /**
-   * "before": the call fails and nothing happened. "after": it happened and its answer got lost. "cut": a stream or a list
-   * fails after its first item, any other call as "before".
+   * "before": the call fails and nothing happened. "after": it happened and its answer got lost. "cut": the chunks of an object or a list
+   * fail after the first item, any other call as "before".
    */
   readonly when: "before" | "after" | "cut";
   readonly error?: Error;
@@ -61,8 +62,12 @@ export class FaultStore implements ObjectStore {
     return this.#call(`get ${key}`, () => this.#store.get(key, maxBytes));
   }
 
-  stream(key: ObjectKey): AsyncIterable<Uint8Array> {
-    return this.#items(`stream ${key}`, () => this.#store.stream(key));
+  async open(key: ObjectKey): Promise<OpenedObject> {
+    const name = `open ${key}`;
+    const fault = this.#faultOf(name);
+    if (fault?.when === "before") throw this.#errorOf(fault, name);
+    const { metadata, chunks } = await this.#store.open(key);
+    return { metadata, chunks: this.#faulty(name, fault, chunks) };
   }
 
   head(key: ObjectKey): Promise<ObjectEntry & { readonly metadata: ObjectMetadata }> {
@@ -127,7 +132,11 @@ export class FaultStore implements ObjectStore {
   async *#items<Item>(name: string, work: () => AsyncIterable<Item>): AsyncIterable<Item> {
     const fault = this.#faultOf(name);
     if (fault?.when === "before") throw this.#errorOf(fault, name);
-    for await (const item of work()) {
+    yield* this.#faulty(name, fault, work());
+  }
+
+  async *#faulty<Item>(name: string, fault: Fault | undefined, items: AsyncIterable<Item>): AsyncIterable<Item> {
+    for await (const item of items) {
       yield item;
       if (fault?.when === "cut") break;
     }

@@ -7,6 +7,7 @@ import type {
   ObjectMetadata,
   ObjectStore,
   ObjectUpload,
+  OpenedObject,
   StoredObject,
   UnfinishedUpload,
 } from "../../src/storage/object-store.ts";
@@ -17,7 +18,7 @@ interface KeptObject extends StoredObject {
 
 export interface MemoryObjectStoreOptions {
   readonly now?: () => Date;
-  /** How many bytes stream() yields at once. */
+  /** How many bytes the chunks of open() have. */
   readonly chunkBytes?: number;
 }
 
@@ -61,8 +62,12 @@ export class MemoryObjectStore implements ObjectStore {
     return { body: body.slice(), metadata };
   }
 
-  async *stream(key: ObjectKey): AsyncIterable<Uint8Array> {
-    const { body } = this.#find(key);
+  async open(key: ObjectKey): Promise<OpenedObject> {
+    const { body, metadata } = this.#find(key);
+    return { metadata, chunks: this.#chunksOf(body) };
+  }
+
+  async *#chunksOf(body: Uint8Array): AsyncIterable<Uint8Array> {
     for (let at = 0; at < body.byteLength; at += this.#chunkBytes) yield body.slice(at, at + this.#chunkBytes);
   }
 

@@ -34,12 +34,13 @@ export const historyContent = (text = "1\t0/3000000\tno recovery target specifie
 
 /** What PostgreSQL has in a file, from memory. */
 export function sourceOf(content: Uint8Array): ContentSource {
-  let at = 0;
   return {
     sizeBytes: content.byteLength,
-    read(buffer) {
-      buffer.set(content.subarray(at, at + buffer.byteLength));
-      at += buffer.byteLength;
-    },
+    read: (buffer, position) => buffer.set(content.subarray(position, position + buffer.byteLength)),
   };
+}
+
+/** As an archive gives it. */
+export async function* piecesOf(content: Uint8Array, pieceBytes = 300_000): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < content.byteLength; at += pieceBytes) yield content.subarray(at, at + pieceBytes);
 }

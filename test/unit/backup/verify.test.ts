@@ -161,7 +161,7 @@ describe("verifyBackups()", () => {
     await change(store, walKey(segment(6)), flipped(100));
     const counting = new FaultStore(store);
     const { report } = await verify(counting, { backups: { all: true }, walToEnd: "each" });
-    expect(counting.calls.filter((call) => call === `get ${walKey(segment(6))}`)).toHaveLength(1);
+    expect(counting.calls.filter((call) => call === `open ${walKey(segment(6))}`)).toHaveLength(1);
     expect(report.backups.map(({ findings }) => findings.map(({ key }) => key))).toEqual([
       [walKey(segment(6))],
       [walKey(segment(6))],
@@ -171,7 +171,7 @@ describe("verifyBackups()", () => {
   test("changes nothing", async () => {
     const counting = new FaultStore(await repository());
     await verify(counting, { backups: { all: true }, walToEnd: "each" });
-    expect(counting.calls.filter((call) => !/^(get|head|list|listLevel|stream) /.test(call))).toEqual([]);
+    expect(counting.calls.filter((call) => !/^(get|head|list|listLevel|open) /.test(call))).toEqual([]);
   });
 
   test("tells how far it is every 15 seconds", async () => {
@@ -390,11 +390,11 @@ describe("verifyBackups() does not take for damage", () => {
     const body = await bodyOf(store, walKey(segment(8, 2)));
     await store.delete([walKey(segment(8, 2))]);
     const late = new FaultStore(store);
-    const get = late.get.bind(late);
+    const open = late.open.bind(late);
     let looks = 0;
-    late.get = async (key, maxBytes) => {
+    late.open = async (key) => {
       if (key === walKey(segment(8, 2)) && ++looks === 3) await store.putIfAbsent(key, body);
-      return await get(key, maxBytes);
+      return await open(key);
     };
     expect(found((await verify(late)).report)).toEqual([]);
   });
@@ -431,10 +431,10 @@ describe("verifyBackups() does not take for damage", () => {
   test("what retention deletes while it reads", async () => {
     const store = await repository();
     const late = new FaultStore(store);
-    const stream = late.stream.bind(late);
-    late.stream = (key) => {
-      void store.delete([KEYS.sentinel, ONE, TWO]);
-      return stream(key);
+    const open = late.open.bind(late);
+    late.open = async (key) => {
+      await store.delete([KEYS.sentinel, ONE, TWO]);
+      return await open(key);
     };
     const { report } = await verify(late);
     expect(report.backups).toMatchObject([{ findings: [], notes: ["It was deleted while it was read."] }]);

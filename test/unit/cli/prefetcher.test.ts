@@ -8,7 +8,7 @@ import { loadSettings } from "../../../src/config/settings.ts";
 import { NO_PROGRESS } from "../../../src/system/progress.ts";
 import { recordingLog } from "../../support/expect-log.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
-import { SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
+import { piecesOf, SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
 import { controlFile } from "../postgres/control-file.ts";
 
 const SEGMENT = "000000010000000000000001";
@@ -49,7 +49,7 @@ const DEAD = String(2 ** 22 + 1);
 test("a segment that is ready is put in place", async () => {
   await using site = await setUp();
   site.kept.create(SEGMENT);
-  await site.kept.put(SEGMENT, walContent(SEGMENT));
+  await site.kept.put(SEGMENT, piecesOf(walContent(SEGMENT)));
   expect(await site.prefetcher()?.take()).toBe("taken");
   expect(Buffer.compare(await readFile(site.destination), walContent(SEGMENT))).toBe(0);
   expect(await site.prefetcher()?.take()).toBe("not ready");
@@ -60,7 +60,7 @@ test("a segment that was ready from another repository is none", async () => {
   await using site = await setUp({ WALB_FILE_PREFIX: "/here" });
   const other = loadSettings({}, { WALB_FILE_PREFIX: "/there" });
   site.kept.create(SEGMENT);
-  await prefetchDirectoryOf(site.destination, other, SYSTEM_IDENTIFIER).put(SEGMENT, walContent(SEGMENT));
+  await prefetchDirectoryOf(site.destination, other, SYSTEM_IDENTIFIER).put(SEGMENT, piecesOf(walContent(SEGMENT)));
   expect(await site.prefetcher()?.take()).toBe("not ready");
   site.expectLog(`WARNING: discarded "${SEGMENT}": it was damaged after it was prefetched`);
   expect(existsSync(site.destination)).toBe(false);

@@ -40,9 +40,9 @@ describe("encodeSource()", () => {
     const source = sourceOf(noise);
     const broken = {
       sizeBytes: noise.byteLength,
-      read: (buffer: Uint8Array) => {
+      read: (buffer: Uint8Array, position: number) => {
         if (buffer.byteLength < FRAME_CONTENT_BYTES) throw new Error("it ended early");
-        source.read(buffer);
+        source.read(buffer, position);
       },
     };
     await expect(encodeSource(broken, zstd, buffers)).rejects.toThrow("it ended early");

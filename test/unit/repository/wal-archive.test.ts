@@ -7,7 +7,7 @@ import { walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
-import { historyContent, sourceOf, walContent } from "../../support/wal-content.ts";
+import { historyContent, MiB, sourceOf, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
 const SEGMENT = "000000010000000000000004";
@@ -62,7 +62,7 @@ describe("a WAL archive", () => {
     const { archive, put } = setUp(counting);
     await put(SEGMENT, walContent(SEGMENT));
     await archive.get(file(SEGMENT));
-    expect(counting.calls).toEqual([`putIfAbsent ${walKey(SEGMENT)}`, `get ${walKey(SEGMENT)}`]);
+    expect(counting.calls).toEqual([`putIfAbsent ${walKey(SEGMENT)}`, `open ${walKey(SEGMENT)}`]);
   });
 
   test("says that a file is not there only after it looked for other forms of it", async () => {
@@ -71,7 +71,7 @@ describe("a WAL archive", () => {
     const failure = await failureOf(openWalArchive(counting, async () => zstd).get(file(SEGMENT)));
     expect(failure).toBeInstanceOf(NotFoundError);
     expect(failure.message).toBe(`"${SEGMENT}" is not in the archive`);
-    expect(counting.calls).toEqual([`get ${walKey(SEGMENT)}`, `list wal_005/${SEGMENT}`]);
+    expect(counting.calls).toEqual([`open ${walKey(SEGMENT)}`, `list wal_005/${SEGMENT}`]);
   });
 
   test.each([
@@ -123,6 +123,39 @@ describe("a WAL archive", () => {
     expect(failure.message).toBe(`archived "${SEGMENT}" is damaged`);
     expect(failure.detail).toContain(`memory://test/${walKey(SEGMENT)}: `);
     expect(failure.detail).toContain(reason);
+  });
+
+  test.each([1, 7, 39, 40, 41, 100_000])(
+    "read() gives the header whole in the first piece, of chunks of %i bytes",
+    async (n) => {
+      const store = new MemoryObjectStore({ chunkBytes: n });
+      const archive = openWalArchive(store, async () => zstd);
+      const content = walContent(SEGMENT).subarray(0, n < 100 ? 2 ** 14 : MiB);
+      await store.putIfAbsent(`wal_005/${SEGMENT}`, content);
+      const pieces: Uint8Array[] = [];
+      const reading = async () => {
+        for await (const piece of archive.read(file(SEGMENT))) pieces.push(piece.slice());
+      };
+      // Cut off, so that small chunks are not too many: all that there is comes before the end is refused.
+      if (content.byteLength < MiB) await expect(reading()).rejects.toThrow(IntegrityError);
+      else await reading();
+      expect(pieces[0]?.byteLength).toBeGreaterThanOrEqual(40);
+      expect(Buffer.compare(Buffer.concat(pieces), content)).toBe(0);
+    },
+  );
+
+  test("read() stops behind the size that the header states, and reads no text without end", async () => {
+    const { store, archive } = setUp();
+    await store.putIfAbsent(`wal_005/${SEGMENT}`, Buffer.concat([walContent(SEGMENT), Buffer.alloc(8 * MiB)]));
+    let bytes = 0;
+    const reading = async () => {
+      for await (const piece of archive.read(file(SEGMENT))) bytes += piece.byteLength;
+    };
+    await expect(reading()).rejects.toThrow(`archived "${SEGMENT}" is damaged`);
+    expect(bytes).toBe(MiB);
+
+    await store.putIfAbsent("wal_005/00000002.history", Buffer.alloc(8 * MiB, "1\t0/3000000\tx\n"));
+    expect((await failureOf(archive.get(file("00000002.history")))).detail).toContain("the content is too large");
   });
 
   test("refuses content that is valid but not what was archived", async () => {

@@ -11,6 +11,7 @@ import {
 import { type ObjectStore, UploadLostError } from "../../../src/storage/object-store.ts";
 import { openS3Store, type S3StoreOptions } from "../../../src/storage/s3.ts";
 import { createLog } from "../../../src/system/log.ts";
+import { readChunks } from "../../support/read-chunks.ts";
 import { answer, EMPTY_LIST, type Script, s3Error, startScriptedS3 } from "../../support/scripted-s3.ts";
 import { waitFor } from "../../support/wait-for.ts";
 
@@ -230,7 +231,7 @@ describe("stream()", () => {
 
   test("resumes at the byte where the connection broke, on the same version", async () => {
     await using it = await setUp(cutting(3000));
-    expect(Buffer.concat(await Array.fromAsync(it.store.stream("a")))).toEqual(content);
+    expect(Buffer.concat(await readChunks(it.store, "a"))).toEqual(content);
     expect(it.server.requests.map(({ headers }) => headers["range"])).toEqual([
       undefined,
       "bytes=3000-",
@@ -247,14 +248,14 @@ describe("stream()", () => {
       socket.write(content.subarray(0, 100));
       return undefined;
     }, SOON_SILENT);
-    expect(Buffer.concat(await Array.fromAsync(it.store.stream("a")))).toEqual(content);
+    expect(Buffer.concat(await readChunks(it.store, "a"))).toEqual(content);
   });
 
   test("does not mix two versions: a changed object is an IntegrityError", async () => {
     await using it = await setUp((request, socket) =>
       request.number === 1 ? cutting(3000)(request, socket) : s3Error(412, "PreconditionFailed"),
     );
-    expect(await failure(() => Array.fromAsync(it.store.stream("a")))).toBeInstanceOf(IntegrityError);
+    expect(await failure(() => readChunks(it.store, "a"))).toBeInstanceOf(IntegrityError);
   });
 
   test("does not take the whole object for the rest of it", async () => {
@@ -262,7 +263,7 @@ describe("stream()", () => {
       if (request.number === 1) return cutting(3000)(request, socket);
       return answer(200, content.toString(), { etag: '"e1"' });
     });
-    const error = await failure(() => Array.fromAsync(it.store.stream("a")));
+    const error = await failure(() => readChunks(it.store, "a"));
     expect(error).toBeInstanceOf(StorageError);
     expect(error.detail).toContain("asked for the bytes from 3000 on");
   });
@@ -271,7 +272,7 @@ describe("stream()", () => {
     await using it = await setUp((request, socket) =>
       request.number === 1 ? cutting(3000)(request, socket) : s3Error(404, "NoSuchKey"),
     );
-    const error = await failure(() => Array.fromAsync(it.store.stream("a")));
+    const error = await failure(() => readChunks(it.store, "a"));
     expect(error).toBeInstanceOf(StorageError);
     expect(error.detail).toContain("deleted while it was being read");
   });
@@ -279,7 +280,7 @@ describe("stream()", () => {
   test("a reader that takes its time is not a silent server", async () => {
     await using it = await setUp(cutting(content.length), SOON_SILENT);
     let size = 0;
-    for await (const chunk of it.store.stream("a")) {
+    for await (const chunk of (await it.store.open("a")).chunks) {
       await Bun.sleep(400);
       size += chunk.byteLength;
     }

@@ -5,7 +5,7 @@ import { DestinationError } from "../../../src/errors.ts";
 import { PrefetchDirectory } from "../../../src/wal/prefetch-directory.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
 import { waitFor } from "../../support/wait-for.ts";
-import { walContent } from "../../support/wal-content.ts";
+import { piecesOf, walContent } from "../../support/wal-content.ts";
 
 const A = "000000010000000000000001";
 const B = "000000010000000000000002";
@@ -35,7 +35,7 @@ describe("take()", () => {
   test("puts the very content in place that was put", async () => {
     await using site = await setUp();
     site.directory.create(A);
-    await site.directory.put(A, walContent(A));
+    await site.directory.put(A, piecesOf(walContent(A)));
     expect(await site.directory.take(A, site.destination, 0)).toBe("taken");
     expect(Buffer.compare(await readFile(site.destination), walContent(A))).toBe(0);
     expect(site.directory.ready()).toEqual(new Set());
@@ -61,7 +61,7 @@ describe("take()", () => {
   ])("discards a file with %s", async (_, damage) => {
     await using site = await setUp();
     site.directory.create(A);
-    await site.directory.put(A, walContent(A));
+    await site.directory.put(A, piecesOf(walContent(A)));
     const path = join(site.path, await onlyReady(site.path));
     await writeFile(path, damage(new Uint8Array(await readFile(path))));
     expect(await site.directory.take(A, site.destination, 0)).toBe("damaged");
@@ -72,9 +72,9 @@ describe("take()", () => {
   test("discards a file of another source, and one under another segment's name", async () => {
     await using site = await setUp();
     site.directory.create(A);
-    await new PrefetchDirectory(site.path, "another").put(A, walContent(A));
+    await new PrefetchDirectory(site.path, "another").put(A, piecesOf(walContent(A)));
     expect(await site.directory.take(A, site.destination, 0)).toBe("damaged");
-    await site.directory.put(A, walContent(A));
+    await site.directory.put(A, piecesOf(walContent(A)));
     const name = await onlyReady(site.path);
     await rename(join(site.path, name), join(site.path, name.replace(A, B)));
     expect(await site.directory.take(B, site.destination, 0)).toBe("damaged");
@@ -86,7 +86,7 @@ describe("take()", () => {
     await writeFile(join(site.path, `${A}.loading`), OTHER);
     const taking = site.directory.take(A, site.destination, 10_000);
     await Bun.sleep(30);
-    await site.directory.put(A, walContent(A));
+    await site.directory.put(A, piecesOf(walContent(A)));
     site.directory.endLoading(A);
     expect(await taking).toBe("taken");
   });
@@ -135,7 +135,7 @@ test("a segment is loaded by one at a time", async () => {
 test("keepOnly() removes what is not wanted and what the dead left, and nothing else", async () => {
   await using site = await setUp();
   site.directory.create(A);
-  for (const name of [A, B]) await site.directory.put(name, walContent(name));
+  for (const name of [A, B]) await site.directory.put(name, piecesOf(walContent(name)));
   const old = new Date(Date.now() - 60_000);
   for (const name of [`${A}.loading`, `${B}.loading`, "xlogtemp.walb.new", "xlogtemp.walb.old", "prefetcher"])
     await writeFile(join(site.path, name), "");
@@ -219,7 +219,7 @@ test("what is on another file system is put in place too", async () => {
   await using site = await setUp();
   other.create(A);
   using _ = { [Symbol.dispose]: () => other.remove() };
-  await other.put(A, walContent(A));
+  await other.put(A, piecesOf(walContent(A)));
   expect((await stat(other.path)).dev).not.toBe((await stat(join(site.destination, ".."))).dev);
   expect(await other.take(A, site.destination, 0)).toBe("taken");
   expect(Buffer.compare(await readFile(site.destination), walContent(A))).toBe(0);

@@ -7,7 +7,7 @@ import { prefetchWal } from "../../../src/wal/prefetch.ts";
 import { PrefetchDirectory } from "../../../src/wal/prefetch-directory.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
 import { waitFor } from "../../support/wait-for.ts";
-import { MiB, SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
+import { MiB, piecesOf, SYSTEM_IDENTIFIER, walContent } from "../../support/wal-content.ts";
 
 const segment = (n: number, timeline = 1) =>
   `${timeline.toString(16).padStart(8, "0")}00000000${n.toString(16).padStart(8, "0")}`.toUpperCase();
@@ -35,18 +35,17 @@ async function setUp({ archived, count = 4, idleMs = 60_000, get }: Options) {
   const asked: string[] = [];
   const stopped = Promise.withResolvers<never>();
   stopped.promise.catch(() => {});
-  const getOwnForm = async ({ name }: WalFile) => {
+  async function* readOwnForm({ name }: WalFile) {
     asked.push(name);
-    if (get) return await Promise.race([get(name), stopped.promise]);
-    if (!archived.includes(name)) throw new NotFoundError("absent");
-    return walContent(name);
-  };
+    if (!get && !archived.includes(name)) throw new NotFoundError("absent");
+    yield get ? await Promise.race([get(name), stopped.promise]) : walContent(name);
+  }
   const interrupt = new AbortController();
   const run = async () => {
     using claim = directory.claim();
     if (!claim) throw new Error("another one is at work");
     await prefetchWal({
-      archive: { getOwnForm },
+      archive: { readOwnForm },
       directory,
       claim,
       dataDirectory: data,
@@ -155,7 +154,7 @@ describe("prefetchWal()", () => {
     site.interrupt.abort();
     await site.ended();
     await using after = await setUp({ archived: segments(1, 5) });
-    await after.directory.put(segment(4), walContent(segment(4)));
+    await after.directory.put(segment(4), piecesOf(walContent(segment(4))));
     await after.ready(...segments(2, 5));
   });
 

@@ -20,7 +20,7 @@ import { recordingLog } from "../../support/expect-log.ts";
 import { type Fault, FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
-import { historyContent, type WalContentOptions, walContent } from "../../support/wal-content.ts";
+import { historyContent, MiB, type WalContentOptions, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
 const [FIRST, SECOND, THIRD] = [1, 2, 3].map((n) => `00000001000000000000000${n}`) as [string, string, string];
@@ -91,14 +91,46 @@ describe("pushWal()", () => {
     site.expectLog(`INFO: archived "${FIRST}"`);
   });
 
+  test("uploads a large segment in parts as it is compressed, and takes it for what it is the next time", async () => {
+    await using site = await setUp();
+    const large = { sizeBytes: 64 * MiB };
+    await site.write(FIRST, large);
+    await site.push(FIRST);
+    expect(site.calls().filter((call) => call.startsWith("upload.write"))).toHaveLength(32);
+    expect(site.calls()).not.toContain(`putIfAbsent ${walKey(FIRST)}`);
+    const { metadata } = await site.store.head(walKey(FIRST));
+    expect(metadata["sha256"]).toBe(new Bun.CryptoHasher("sha256").update(walContent(FIRST, large)).digest("hex"));
+
+    await site.push(FIRST);
+    await writeFile(site.path(FIRST), walContent(FIRST, large).with(-1, 1));
+    await expect(site.push(FIRST)).rejects.toThrow(`"${FIRST}" is already archived with different content`);
+    site.expectLog(`INFO: archived "${FIRST}"`, `INFO: "${FIRST}" was already archived with the same content`);
+  });
+
+  test("does not archive a large segment that changes between its hash and its upload", async () => {
+    await using site = await setUp();
+    await site.write(FIRST, { sizeBytes: 64 * MiB });
+    const archive: WalArchive = {
+      ...site.archive,
+      async prepare(file, content) {
+        const wal = await site.archive.prepare(file, content);
+        await writeFile(site.path(FIRST), walContent(FIRST, { sizeBytes: 64 * MiB }).with(-1, 1));
+        return wal;
+      },
+    };
+    await expect(site.push(FIRST, { archive })).rejects.toThrow(`"${FIRST}" changed while it was archived`);
+    expect(site.store.keys).toEqual([]);
+    expect(await Array.fromAsync(site.store.listUnfinishedUploads(""))).toEqual([]);
+  });
+
   test("a name that is taken by nothing that can be read is no success, and no absence", async () => {
     await using site = await setUp();
     await site.write(FIRST);
     await site.push(FIRST);
-    const get = async () => {
+    const read = () => {
       throw new NotFoundError("deleted meanwhile");
     };
-    await expect(site.push(FIRST, { archive: { ...site.archive, get } })).rejects.toThrow(StorageError);
+    await expect(site.push(FIRST, { archive: { ...site.archive, read } })).rejects.toThrow(StorageError);
   });
 
   test("archives other segments that are marked ready, oldest first, and marks those done", async () => {
