@@ -61,7 +61,12 @@ beforeAll(async () => {
 afterAll(async () => await rm(project, { recursive: true, force: true }));
 
 async function run(...args: string[]): Promise<ProgramResult> {
-  return await runProgram([process.execPath, "test/run.ts", ...args], { cwd: project, env: { TMPDIR: tmpdir() } });
+  return await runWith({}, ...args);
+}
+
+async function runWith(env: Readonly<Record<string, string>>, ...args: string[]): Promise<ProgramResult> {
+  const options = { cwd: project, env: { TMPDIR: tmpdir(), ...env } };
+  return await runProgram([process.execPath, "test/run.ts", ...args], options);
 }
 
 for (const { file, lastLine, exitCode } of CASES) {
@@ -83,4 +88,16 @@ test("test/run.ts adds up all files and names those that failed", async () => {
 test("test/run.ts refuses paths without tests and unknown words", async () => {
   expect((await run("quick", "test/unit/no-such.test.ts")).exitCode).not.toBe(0);
   expect((await run("some")).exitCode).toBe(64);
+});
+
+test("test/run.ts hands on what tests are told by, and nothing of the developer's own servers", async () => {
+  const told = ["WALB_TEST_SEED", "WALB_TEST_CASES", "WALB_TEST_SOAK_MINUTES", "WALB_TEST_SWEEP"];
+  const kept = ["AWS_ACCESS_KEY_ID", "PGHOST", "WALB_S3_PREFIX", "WALE_S3_PREFIX", "WALG_S3_PREFIX"];
+  const file = "test/told/prints.test.ts";
+  await mkdir(join(project, "test/told"));
+  const text = `${TEST}test("a", () => console.log(Object.entries(process.env).filter(([, v]) => v === "7").map(([k]) => k).sort().join()));`;
+  await writeFile(join(project, file), text);
+  const { stdout } = await runWith(Object.fromEntries([...told, ...kept].map((name) => [name, "7"])), "quick", file);
+  await rm(join(project, "test/told"), { recursive: true });
+  expect(stdout).toContain(`\n${told.sort().join()}\n`);
 });
