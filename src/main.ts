@@ -9,6 +9,7 @@ import { constants } from "node:os";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
 import { DestinationError, exitCodeOf, InterruptedError, NotFoundError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
+import { wasClosedAtStart } from "./system/standard-stream.ts";
 import { StatusLine } from "./system/status-line.ts";
 
 const words = process.argv.slice(2);
@@ -100,6 +101,8 @@ function logFormat(): LogFormat {
 
 /** @throws DestinationError  a list that did not arrive must not pass for an empty one */
 function writeOutput(text: string): void {
+  if (wasClosedAtStart(1))
+    throw new DestinationError("could not write to standard output", { detail: "It is closed." });
   try {
     writeFully(1, text);
   } catch (cause) {

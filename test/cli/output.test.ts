@@ -1,10 +1,13 @@
 /** Standard output and standard error that are full, closed, or read by nobody: what was promised must still be true. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { symlink } from "node:fs/promises";
+import { rm, symlink } from "node:fs/promises";
 import { join } from "node:path";
+import { openZstd } from "../../src/codec/zstd.ts";
+import { openDirectoryStore } from "../../src/storage/directory.ts";
 import { Site } from "../support/site.ts";
+import { putBackup, putWal } from "../support/stored-backup.ts";
 
-const A = "000000010000000000000001";
+const [A, B] = ["000000010000000000000001", "000000010000000000000002"];
 const NO_SPACE = `wal-b: ERROR: could not write to standard output
   DETAIL: ENOSPC: no space left on device, write.
 `;
@@ -44,6 +47,63 @@ describe("standard output on a full disk", () => {
     expect(await site.shell(`"$WALB" wal-push pg_wal/${A} > /dev/full`)).toMatchObject({ exitCode: 0 });
   });
 });
+
+describe("standard output that is closed", () => {
+  const CLOSED = `wal-b: ERROR: could not write to standard output
+  DETAIL: It is closed.
+`;
+
+  test.each(["backup-list", "backup-list --json", "--help", "--version"])(
+    "%s fails, whichever others are closed",
+    async (words) => {
+      expect(await site.shell(`"$WALB" ${words} >&-`)).toMatchObject({ exitCode: 73, stderr: CLOSED });
+      expect(await site.shell(`"$WALB" ${words} <&- >&-`)).toMatchObject({ exitCode: 73, stderr: CLOSED });
+      expect(await site.shell(`"$WALB" ${words} <&- >&- 2>&-`)).toMatchObject({ exitCode: 73 });
+    },
+  );
+
+  test("verify --json fails, although nothing is wrong", async () => {
+    await using own = await Site.create();
+    await using store = await openDirectoryStore({ directory: own.repository, signal: new AbortController().signal });
+    const zstd = await openZstd(3);
+    const parts = { "pg_control.tar.zst": { "global/pg_control": new Uint8Array(8192) } };
+    await putBackup(store, zstd, { startSegment: A, parts });
+    await putWal(store, zstd, [A, B]);
+    expect(await own.shell('"$WALB" --terse verify --json >/dev/null')).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(await own.shell('"$WALB" --terse verify --json >&-')).toMatchObject({ exitCode: 73, stderr: CLOSED });
+  });
+
+  test("delete removes nothing that it could not show", async () => {
+    await site.store(`${A}.zst`, new Uint8Array(1));
+    const before = await site.listing();
+    const result = await site.shell('"$WALB" delete everything FORCE --confirm >&-');
+    expect(result).toMatchObject({ exitCode: 73, stderr: CLOSED });
+    expect(await site.listing()).toEqual(before);
+    await rm(join(site.archive, `${A}.zst`));
+  });
+
+  // systemd's StandardOutput=null and Python's DEVNULL open it to read too, as Bun does in the place of what is closed.
+  test.each([">/dev/null", "1<>/dev/null", "1<>/dev/null <&- 2>&-"])(
+    "is not one that goes to %s",
+    async (redirection) => {
+      expect(await site.shell(`"$WALB" backup-list ${redirection}`)).toMatchObject({ exitCode: 0, stdout: "" });
+    },
+  );
+});
+
+test.each(["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])(
+  "with %s, WAL is pushed and fetched, and nothing that was said gets into a file",
+  async (redirection) => {
+    const left = async (how: string) => {
+      await using own = await Site.create();
+      for (const name of [A, B]) await own.waiting(name);
+      for (const words of [`wal-push pg_wal/${A}`, `wal-push pg_wal/${A}`, `wal-fetch ${A} pg_wal/RECOVERYXLOG`])
+        expect(await own.shell(`"$WALB" --verbose ${words} ${how}`)).toMatchObject({ exitCode: 0, stdout: "" });
+      return await own.listing();
+    };
+    expect(await left(redirection)).toEqual(await left(""));
+  },
+);
 
 describe("standard error that nobody gets", () => {
   test.each([

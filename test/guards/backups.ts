@@ -158,5 +158,14 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       test: "test/unit/cli/delete.test.ts",
       fails: "removes nothing without --confirm, nor with --dry-run beside it",
     },
+    {
+      guards: "nothing is deleted when the plan could not be shown, because standard output is closed",
+      file: "system/standard-stream.ts",
+      search: "(Number.parseInt(flags, 8) & CLOSED_ON_EXEC) !== 0",
+      replacement: "false",
+      test: "test/cli/output.test.ts",
+      fails: "standard output that is closed > delete removes nothing that it could not show",
+      needs: "program",
+    },
   ]),
 ];
