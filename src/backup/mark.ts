@@ -1,5 +1,5 @@
 /** backup-mark: exempts a backup from retention, or takes that back. */
-import { IntegrityError, NotFoundError } from "../errors.ts";
+import { IntegrityError, NotFoundError, StorageError } from "../errors.ts";
 import { readJsonObject } from "../repository/backup-catalog.ts";
 import { backupKeys } from "../repository/keys.ts";
 import { withPermanence } from "../repository/sentinel.ts";
@@ -11,6 +11,7 @@ import { selectBackup } from "./fetch.ts";
  * Rewrites the backup's metadata.json, the only object that is ever replaced.
  *
  * @throws NotFoundError  there is no such backup
+ * @throws StorageError   the store kept failing; when that was the write, the mark may be there or not
  */
 export async function markBackup(
   nameOrLatest: string,
@@ -26,7 +27,16 @@ export async function markBackup(
   const key = backupKeys(name).metadata;
   try {
     const metadata = await readJsonObject(store, key);
-    await store.replace(key, withPermanence(metadata, store.urlOf(key), permanence === "permanent"));
+    const marked = withPermanence(metadata, store.urlOf(key), permanence === "permanent");
+    await store.replace(key, marked).catch((error: unknown) => {
+      if (!(error instanceof StorageError)) throw error;
+      // Lost with the answer: which of the two it is, only the store knows.
+      throw new StorageError(error.message, {
+        detail: `${error.detail ?? ""} Backup "${name}" may be ${permanence} already, or as it was.`.trimStart(),
+        hint: `${error.hint ?? ""} Then run the same command again.`.trimStart(),
+        cause: error,
+      });
+    });
   } catch (error) {
     if (!(error instanceof NotFoundError)) throw error;
     throw new IntegrityError(`backup "${name}" has no metadata to mark`, {
