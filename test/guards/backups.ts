@@ -53,6 +53,15 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "servers",
     },
     {
+      guards: "no request to the store comes behind pg_control's name",
+      file: "backup/unpack.ts",
+      search: "path === PG_CONTROL_PATH ? PG_CONTROL_UNTIL_COMPLETE : path",
+      replacement: "path",
+      test: "test/integration/restore-killed-at-every-request.test.ts",
+      fails: "nothing starts, nothing is elsewhere, and it is completed",
+      needs: "servers",
+    },
+    {
       guards: "a backup is complete, or its pg_control stays away",
       file: "backup/unpack.ts",
       search: "    if (missing.length === 0) return;\n    const shown",

@@ -11,6 +11,7 @@ import { exitCodesOf, faultsAt, killing, SWEEP_LIMIT_MS, SWEEPS_ALL, storeIsGone
 import { type Fault, type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
 import { FAULTS } from "../support/faults.ts";
 import { s3Repository, type TestRepository } from "../support/repositories.ts";
+import type { ProgramResult } from "../support/run-program.ts";
 import { everyS3Server, type S3Server } from "../support/s3-server.ts";
 import { putBackup, putWal, storeOf } from "../support/stored-backup.ts";
 import { runWalb } from "../support/walb.ts";
@@ -92,16 +93,16 @@ describe.each(servers.map((server) => ({ name: server.name, server })))(
       const read = async (key: string) => [key, Buffer.from((await store.get(key, 2 ** 20)).body).toString()] as const;
       return { keys: await repository.keys(), said: Object.fromEntries(await Promise.all(said.map(read))) };
     };
-    const succeeds = async (args: readonly string[], env: Environment = repository.hostEnv) => {
-      const { exitCode, stdout, stderr } = await runWalb(args, { env });
+    const succeeds = async (args: readonly string[], env: Environment = repository.hostEnv): Promise<string> => {
+      const { exitCode, stdout, stderr }: ProgramResult = await runWalb(args, { env });
       expect({ args, exitCode, stderr }).toEqual({ args, exitCode: 0, stderr: expect.not.stringContaining("ERROR") });
       return stdout;
     };
     const listed = async () => await succeeds(["backup-list", "--json"]);
 
     test.each([
-      ["by its name, permanent", () => marked, "permanent"],
-      ["as LATEST, impermanent", () => "LATEST", "impermanent"],
+      ["by its name, permanent", (): string => marked, "permanent"],
+      ["as LATEST, impermanent", (): string => "LATEST", "impermanent"],
     ] as const)(
       "%s: done, or as it was",
       async (_, name, to) => {

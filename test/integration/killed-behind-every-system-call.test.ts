@@ -5,11 +5,12 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rm, stat } from "node:fs/promises";
+import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type Environment, listedBackups, pushBackup, temporaryRepository } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
 import { directoryRepository } from "../support/repositories.ts";
+import { filesBelow, filesOf, MARKER, withoutNotes } from "../support/restored-files.ts";
 import { runProgram } from "../support/run-program.ts";
 import { SMALL_PARTS, startSmallCluster } from "../support/small-cluster.ts";
 import { runInSteps, type Stop } from "../support/system-calls.ts";
@@ -29,9 +30,6 @@ afterAll(async () => {
 });
 
 const SENTINEL = "_backup_stop_sentinel.json";
-
-const filesOf = async (directory: string) =>
-  [...new Bun.Glob("**/*").scanSync({ cwd: directory, dot: true, onlyFiles: true })].sort();
 
 const contentsOf = (keys: readonly string[]) => keys.filter((key) => key.startsWith("basebackups_005/"));
 
@@ -60,18 +58,6 @@ async function inCopy<Result>(use: (copy: Copy) => Promise<Result>, of = reposit
   } finally {
     await rm(directory, { recursive: true });
   }
-}
-
-/** Of a restore that is under way. */
-const MARKER = ".wal-b/unfinished-restore";
-
-/** "path mode hash" of every file but the marker. */
-async function filesBelow(directory: string): Promise<readonly string[]> {
-  const tell = async (file: string) => {
-    const path = join(directory, file);
-    return `${file} ${(await stat(path)).mode.toString(8)} ${Bun.hash(await readFile(path))}`;
-  };
-  return await Promise.all((await filesOf(directory)).filter((file) => file !== MARKER).map(tell));
 }
 
 async function walb(args: readonly string[], env: Environment) {
@@ -147,9 +133,6 @@ const COMMANDS = [
   ["backup-fetch", (target: string) => ["backup-fetch", target, "LATEST", "--blind-restore"]],
   ["restore", (target: string) => ["restore", target, "--blind-restore"]],
 ] as const;
-
-/** restore notes the time in this one. */
-const withoutNotes = (files: readonly string[]) => files.filter((file) => !file.startsWith("postgresql.auto.conf "));
 
 describe.each(COMMANDS)("%s", (name, args) => {
   const target = () => join(server.directory, "restored");
