@@ -6,10 +6,13 @@ import { checkKey } from "./object-key.ts";
 import type { ObjectKey } from "./object-store.ts";
 import { answerOf, BadAnswerError } from "./s3-answer.ts";
 import type { S3Bucket } from "./s3-bucket.ts";
+import { objectExists } from "./s3-read.ts";
 
 /** DeleteObjects in S3's API Reference. */
 const MAX_KEYS_PER_DELETE = 1000;
 const DELETES_AT_ONCE = 8;
+/** "204 No Content" of DeleteObject; another good status may be a proxy's page. */
+const DELETED = 204;
 
 interface Refusal {
   readonly key: ObjectKey;
@@ -38,17 +41,23 @@ export async function deleteObjects(bucket: S3Bucket, keys: readonly ObjectKey[]
   });
 }
 
-/** A DeleteObjects that removed nothing still answers 200; each refusal is listed in Errors. */
+/**
+ * A DeleteObjects that removed nothing still answers 200; each refusal is listed in Errors. So each key has to be named, as
+ * deleted or as refused: what names none may be a proxy's page, and a sentinel that it leaves lists what is deleted next.
+ */
 async function deleteBatch(bucket: S3Bucket, keys: readonly ObjectKey[]): Promise<readonly Refusal[]> {
   const action = `could not delete ${keys.length} objects below "${bucket.location}"`;
   // MD5 is what S3 asked for before it knew other checksums; every service understands it.
-  const Delete = { Quiet: true, Objects: keys.map((key) => ({ Key: bucket.prefix + key })) };
+  const Delete = { Quiet: false, Objects: keys.map((key) => ({ Key: bucket.prefix + key })) };
   const batch = { Bucket: bucket.name, Delete, ChecksumAlgorithm: "MD5" as const };
   try {
     const { Errors = [] } = await bucket.ask(action, async (abort) => {
       const answer = await bucket.client.send(new DeleteObjectsCommand(batch), abort);
       const passing = answer.Errors?.find(({ Code }) => Code === "InternalError" || Code === "SlowDown");
       if (passing) throw new BadAnswerError(`${passing.Code} for "${passing.Key}"`);
+      const named = new Set([...(answer.Deleted ?? []), ...(answer.Errors ?? [])].map(({ Key }) => Key));
+      const unnamed = Delete.Objects.find(({ Key }) => !named.has(Key));
+      if (unnamed) throw new BadAnswerError(`the answer does not say what became of "${unnamed.Key}"`);
       return answer;
     });
     return Errors.filter(({ Code }) => Code !== "NoSuchKey").map(({ Key = "", Code = "", Message = "" }) => ({
@@ -69,9 +78,11 @@ async function deleteOneByOne(bucket: S3Bucket, keys: readonly ObjectKey[]): Pro
   const refused: Refusal[] = [];
   await forEachAtOnce(DELETES_AT_ONCE, keys, async (key) => {
     try {
-      await bucket.ask(`could not delete "${bucket.urlOf(key)}"`, (abort) =>
-        bucket.client.send(new DeleteObjectCommand(bucket.addressOf(key)), abort),
-      );
+      await bucket.ask(`could not delete "${bucket.urlOf(key)}"`, async (abort) => {
+        const { $metadata } = await bucket.client.send(new DeleteObjectCommand(bucket.addressOf(key)), abort);
+        if ($metadata.httpStatusCode === DELETED || !(await objectExists(bucket, key))) return;
+        throw new BadAnswerError(`DELETE was answered with ${$metadata.httpStatusCode}, and the object is still there`);
+      });
     } catch (error) {
       if (error instanceof NotFoundError) return;
       if (!(error instanceof AccessError)) throw error;

@@ -48,9 +48,14 @@ export async function* listUnfinishedUploads(bucket: S3Bucket, prefix: string): 
   const action = `could not list the unfinished uploads of "${bucket.urlOf(prefix)}"`;
   let after: { KeyMarker?: string; UploadIdMarker?: string } = {};
   for (;;) {
-    const page = await bucket.ask(action, (abort) =>
-      bucket.client.send(new ListMultipartUploadsCommand({ Bucket: bucket.name, ...after }), abort),
-    );
+    const page = await bucket.ask(action, async (abort) => {
+      const answer = await bucket.client.send(
+        new ListMultipartUploadsCommand({ Bucket: bucket.name, ...after }),
+        abort,
+      );
+      checkIsList(answer, "uploads");
+      return answer;
+    });
     for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
       if (!Key?.startsWith(wanted) || UploadId === undefined) continue;
       yield { key: Key.slice(bucket.prefix.length), uploadId: UploadId, initiated: Initiated ?? new Date(0) };
@@ -84,8 +89,7 @@ async function* pagesOf(
     });
     const page = await bucket.ask(action, async (abort) => {
       const answer = await bucket.client.send(request, abort);
-      // A page with which a proxy answers 200 would be taken for a list of nothing, and that for absence.
-      if (answer.IsTruncated === undefined) throw new BadAnswerError("the answer is no list of objects");
+      checkIsList(answer, "objects");
       for (const { Size } of answer.Contents ?? []) sizeOf(Size);
       return answer;
     });
@@ -94,6 +98,11 @@ async function* pagesOf(
     if (!page.NextContinuationToken || page.NextContinuationToken === token) throw endless(action);
     token = page.NextContinuationToken;
   }
+}
+
+/** A page with which a proxy answers 200 would be taken for a list of nothing, and that for absence. */
+function checkIsList({ IsTruncated }: { readonly IsTruncated?: boolean | undefined }, of: "objects" | "uploads"): void {
+  if (IsTruncated === undefined) throw new BadAnswerError(`the answer is no list of ${of}`);
 }
 
 function entryOf(bucket: S3Bucket, { Key, Size, LastModified }: _Object, prefix: string): ObjectEntry {

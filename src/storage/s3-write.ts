@@ -4,6 +4,7 @@ import {
   CompleteMultipartUploadCommand,
   CreateMultipartUploadCommand,
   HeadObjectCommand,
+  ListPartsCommand,
   PutObjectCommand,
   UploadPartCommand,
 } from "@aws-sdk/client-s3";
@@ -184,6 +185,9 @@ export class S3Writer {
   }
 }
 
+/** "204 No Content" of AbortMultipartUpload. */
+const ABORTED = 204;
+
 export async function abortUpload(bucket: S3Bucket, key: ObjectKey, uploadId: string): Promise<void> {
   await bucket.ask(`could not abort the upload of "${bucket.urlOf(key)}"`, (abort) =>
     sendAbort(bucket, key, uploadId, abort),
@@ -196,11 +200,17 @@ async function sendAbort(
   UploadId: string,
   abort: { abortSignal: AbortSignal },
 ): Promise<void> {
+  const upload = { ...bucket.addressOf(key), UploadId };
   try {
-    await bucket.client.send(new AbortMultipartUploadCommand({ ...bucket.addressOf(key), UploadId }), abort);
+    const { $metadata } = await bucket.client.send(new AbortMultipartUploadCommand(upload), abort);
+    if ($metadata.httpStatusCode === ABORTED) return;
+    // Another good status may be a proxy's page: only NoSuchUpload shows that the upload is gone.
+    await bucket.client.send(new ListPartsCommand(upload), abort);
   } catch (error) {
     if (answerOf(error).code !== "NoSuchUpload") throw error;
+    return;
   }
+  throw new BadAnswerError("the upload was to be aborted, and is still there");
 }
 
 function noConditionalWrites(action: string, cause: unknown): UsageError {

@@ -523,9 +523,66 @@ describe("list()", () => {
   });
 });
 
+describe("abortUpload()", () => {
+  const upload = { key: "a", uploadId: "u1", initiated: new Date(0) };
+
+  test("asks what a 200 that is no 204 has done", async () => {
+    let isThere = true;
+    const script: Script = ({ method, number }) => {
+      if (method === "DELETE" && number > 1) isThere = false;
+      if (method === "DELETE") return answer(200, "<h1>Welcome</h1>");
+      return isThere ? answer(200, "<ListPartsResult></ListPartsResult>") : s3Error(404, "NoSuchUpload");
+    };
+    await using it = await setUp(script);
+    await it.store.abortUpload(upload);
+    expect(it.server.requests.map(({ method }) => method)).toEqual(["DELETE", "GET", "DELETE", "GET"]);
+  });
+});
+
+test("a page of a proxy is no list of uploads", async () => {
+  await using it = await setUp(() => answer(200, "<h1>Welcome</h1>"));
+  const error = await failure(() => Array.fromAsync(it.store.listUnfinishedUploads("")));
+  expect(error).toBeInstanceOf(StorageError);
+  expect(error.detail).toContain("the answer is no list of uploads");
+});
+
 describe("delete()", () => {
+  const DELETED_A = "<Deleted><Key>a</Key></Deleted>";
+  const deleted = (request: Buffer) =>
+    `<DeleteResult>${[...request.toString().matchAll(/<Key>.*?<\/Key>/g)].map(([key]) => `<Deleted>${key}</Deleted>`).join("")}</DeleteResult>`;
+
+  test.each([
+    ["a page of a proxy", "<h1>Welcome</h1>"],
+    ["nothing", "<DeleteResult></DeleteResult>"],
+    ["one of the two", `<DeleteResult>${DELETED_A}</DeleteResult>`],
+  ])("asks again when a 200 names %s", async (_, text) => {
+    await using it = await setUp(({ body, number }) => answer(200, number === 1 ? text : deleted(body)));
+    await it.store.delete(["a", "b"]);
+    expect(it.server.requests).toHaveLength(2);
+
+    await using always = await setUp(() => answer(200, text));
+    const error = await failure(() => always.store.delete(["a", "b"]));
+    expect(error).toBeInstanceOf(StorageError);
+    expect(error.detail).toContain(`the answer does not say what became of "${text.includes(DELETED_A) ? "b" : "a"}"`);
+  });
+
+  test("key by key, asks what a 200 that is no 204 has done", async () => {
+    let isThere = true;
+    const script: Script = ({ method, number }) => {
+      if (method === "POST") return s3Error(501, "NotImplemented");
+      if (method === "DELETE" && number > 2) isThere = false;
+      if (method === "DELETE") return answer(200, "<h1>Welcome</h1>");
+      if (method === "HEAD") return isThere ? answer(200, "", { etag: '"e1"' }) : answer(404);
+      return s3Error(404, "NoSuchKey");
+    };
+    await using it = await setUp(script);
+    await it.store.delete(["a"]);
+    const methods = it.server.requests.map(({ method }) => method);
+    expect(methods).toEqual(["POST", "DELETE", "HEAD", "DELETE", "HEAD", "GET"]);
+  });
+
   test("sends what every service understands, 1,000 keys at most", async () => {
-    await using it = await setUp(() => answer(200, "<DeleteResult></DeleteResult>"));
+    await using it = await setUp(({ body }) => answer(200, deleted(body)));
     await it.store.delete(Array.from({ length: 1001 }, (_, index) => `k${index}`));
     expect(it.server.requests).toHaveLength(2);
     expect(it.server.requests[0]?.headers["content-md5"]).toMatch(/==$/);
@@ -533,7 +590,7 @@ describe("delete()", () => {
 
   test("takes a refused key in a 200 for a failure that names it", async () => {
     const refusal = "<Error><Key>b</Key><Code>AccessDenied</Code><Message>no</Message></Error>";
-    await using it = await setUp(() => answer(200, `<DeleteResult>${refusal}</DeleteResult>`));
+    await using it = await setUp(() => answer(200, `<DeleteResult>${DELETED_A}${refusal}</DeleteResult>`));
     const error = await failure(() => it.store.delete(["a", "b"]));
     expect(error).toBeInstanceOf(AccessError);
     expect(error.message).toBe("could not delete 1 of 2 objects");
