@@ -10,6 +10,7 @@ import { type Environment, fetchBackup, type RunningWalb, startWalb } from "../s
 import {
   atEveryRequest,
   faultsAt,
+  isAskedAgain,
   killing,
   refused,
   SWEEP_LIMIT_MS,
@@ -119,9 +120,6 @@ async function collectGarbage(place: Place): Promise<number> {
   expect(await leftIn(place)).toEqual(NOTHING);
   return objects.length + uploads.length;
 }
-
-/** HEAD's refusal has no code, so GET is asked for the reason, and answers. */
-const isAskedAgain = (request = "") => request.startsWith("HEAD ");
 
 test(
   "refused once: 77, and everything is taken back",

@@ -44,6 +44,9 @@ export function exitCodesOf({ name, consequence }: NamedFault): readonly number[
 
 const EXIT_CODES = { "asks again": [0], none: [0], access: [77], usage: [64], damage: [0, 65, 69] } as const;
 
+/** HEAD's refusal has no code, so GET is asked for the reason, and answers. */
+export const isAskedAgain = (request = ""): boolean => request.startsWith("HEAD ");
+
 /** The first request is carried out and its answer lost; from then on nothing arrives any more. */
 export function storeIsGone(): Fault {
   let isFirst = true;

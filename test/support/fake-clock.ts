@@ -1,4 +1,9 @@
-/** A clock of its own for one program, by libfaketime; what measures durations goes on as it is, as it does when an admin sets a clock. */
+/**
+ * A clock of its own for one program, by libfaketime; what measures durations goes on as it is, as it does when an admin sets a clock.
+ *
+ * Left to itself, libfaketime gives the monotonic clock the time of day: before 1970 a negative one, which no kernel has, and with
+ * which Bun's timers are never due (measured with Bun 1.4.5: a program of nothing but setTimeout() does not end).
+ */
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
