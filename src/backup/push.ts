@@ -7,6 +7,7 @@
  */
 import type { Zstd } from "../codec/zstd.ts";
 import { PostgresError } from "../errors.ts";
+import { isDoneWithArchiving } from "../postgres/archive-status.ts";
 import { describeArchiver, readArchiverStatus, switchWal } from "../postgres/archiver.ts";
 import { BACKUP_LABEL } from "../postgres/backup-label.ts";
 import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
@@ -77,7 +78,7 @@ export async function pushBackup(
   const startedAt = now();
   await using session = await startSession(connection, dataDirectory, context);
   const signal = AbortSignal.any([context.signal, session.lost]);
-  const wait = waitContext(connection, session, { ...context, signal });
+  const wait = waitContext(connection, session, { ...context, dataDirectory, signal });
   await waitForWalBefore(session, connection, wait);
 
   const claim = { hostname: context.hostname, processId: context.processId, startedAt, version: context.version };
@@ -146,8 +147,12 @@ async function startSession(
   }
 }
 
-function waitContext(connection: Connection, session: BackupSession, context: BackupPushContext): WaitForWalContext {
-  const { archive, archiveTimeoutMs: timeoutMs, log, signal, now } = context;
+function waitContext(
+  connection: Connection,
+  session: BackupSession,
+  context: BackupPushContext & { readonly dataDirectory: string },
+): WaitForWalContext {
+  const { dataDirectory, archive, archiveTimeoutMs: timeoutMs, log, signal, now } = context;
   const { role } = session.server;
   const describe = async () => {
     const status = await readArchiverStatus(connection);
@@ -163,9 +168,7 @@ function waitContext(connection: Connection, session: BackupSession, context: Ba
     now,
     archiver: role === "standby" ? "primary" : "server",
     async saysArchived({ name }) {
-      if (role === "standby") return false;
-      const { archived } = await readArchiverStatus(connection);
-      return archived !== undefined && archived.wal >= name;
+      return role === "primary" && (await isDoneWithArchiving(dataDirectory, name));
     },
     describeArchiver: describe,
   };

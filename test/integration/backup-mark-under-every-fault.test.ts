@@ -50,14 +50,11 @@ const ENDS: readonly Trouble[] = [
 
 /** What is read with a byte changed looks like any other, and TLS is against it. */
 const BELIEVABLE = FAULTS.filter(({ name }) => name !== "a body with a byte changed");
-/** At each request. */
-const SHARE = 2;
-
 const isWrite = (request = "") => request.startsWith("PUT ");
 
 const troublesAt = (n: number): readonly Trouble[] => [
   ...ENDS,
-  ...faultsAt(n, SHARE, BELIEVABLE).map((named): Trouble => {
+  ...faultsAt(n, 1, BELIEVABLE).map((named): Trouble => {
     const exitCodes = exitCodesOf(named);
     return { name: named.name, times: 1, exitCodes, leaves: "as it was", fault: () => named.fault };
   }),
@@ -173,7 +170,7 @@ describe.each(servers.map((server) => ({ name: server.name, server })))(
             if (isOver) break;
           }
         }
-        const share = SWEEPS_ALL ? "all" : SHARE;
+        const share = SWEEPS_ALL ? "all" : 1;
         console.log(
           `${mark.join(" ")}: ${trials} trials at ${n - 1} requests, ${share} of ${BELIEVABLE.length} faults each`,
         );

@@ -1,5 +1,7 @@
 /** A server that does not archive, or not here, fails a backup before any file is copied; a server that crashes, at once. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readdir, rename } from "node:fs/promises";
+import { join } from "node:path";
 import { listedBackups, pushBackup, startArchiving, startWalb, temporaryRepository } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
@@ -63,6 +65,27 @@ test.each([
   expect(stderr).toContain("The server says that it has archived ");
   expect(stderr).toContain("Compare the prefix in archive_command with the one used here.");
   expect(await backupObjects()).toEqual([]);
+});
+
+test("what was archived last is not what was archived highest, and was deleted since: the backup begins with its own segment", async () => {
+  await using own = await temporaryRepository();
+  await using server = await startArchiving(own.env, { walSegmentSizeMiB: 1 });
+  await pushBackup(server, own.env);
+  const highest = await server.switchWal();
+  const last = async () => await server.psql("SELECT last_archived_wal FROM pg_stat_archiver");
+  await server.waitFor(async () => (await last()) === highest, { what: `"${highest}" to be archived` });
+  // As when the archiver finds the label of a backup only behind the segment that comes after it.
+  const status = join(server.dataDirectory, "pg_wal/archive_status");
+  const label = (await readdir(status)).find((name) => name.endsWith(".backup.done")) ?? "";
+  await rename(join(status, label), join(status, label.replace(".done", ".ready")));
+  // Wakes the archiver, and writes no WAL.
+  await server.query("SELECT pg_reload_conf()");
+  await server.waitFor(async () => (await last()) === label.replace(".done", ""), { what: `"${label}"` });
+
+  const { exitCode } = await runWalb(["delete", "everything", "--confirm"], { as: server, env: own.env });
+  expect(exitCode).toBe(0);
+  await pushBackup(server, { ...own.env, ...SOON });
+  expect(await listedBackups(server, own.env)).toHaveLength(1);
 });
 
 test("archive_mode off, and an empty archive_command", async () => {
