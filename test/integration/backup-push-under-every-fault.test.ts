@@ -15,9 +15,10 @@ import {
   refused,
   SWEEP_LIMIT_MS,
   SWEEPS_ALL,
+  stepOn,
   storeIsGone,
 } from "../support/every-request.ts";
-import { type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
+import { type Fault, type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
 import { FAULTS, faultNamed } from "../support/faults.ts";
 import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
 import { s3Repository, type TestRepository, unfinishedUploads } from "../support/repositories.ts";
@@ -31,15 +32,14 @@ interface Place extends AsyncDisposable {
   readonly proxy: FaultProxy;
 }
 
+const { servers, stop: stopS3 } = await everyS3Server();
+const OTHER_SERVERS = servers.slice(1).map(({ name }, at) => [name, at + 1] as const);
 let places: readonly Place[];
-let stopS3: () => Promise<void>;
 let cluster: PostgresServer;
 
 beforeAll(async () => {
   cluster = await startSmallCluster(6000);
   await cluster.stop();
-  const { servers, stop } = await everyS3Server();
-  stopS3 = stop;
   places = await Promise.all(
     servers.map(async (s3) => {
       const proxy = await startFaultProxy(s3.endpoint);
@@ -55,7 +55,7 @@ beforeAll(async () => {
 afterAll(async () => {
   for (const place of places ?? []) await place[Symbol.asyncDispose]();
   await cluster?.[Symbol.asyncDispose]();
-  await stopS3?.();
+  await stopS3();
 });
 
 const first = () => places[0] as Place;
@@ -254,6 +254,57 @@ test(
     }
     const shown = [...ended].map(([how, count]) => `${count} × ${how}`).join(", ");
     console.log(`${FAULTS.length} faults${SWEEPS_ALL ? ", each at every request" : ""}: ${trials} trials, ${shown}`);
+  },
+  SWEEP_LIMIT_MS,
+);
+
+type Trouble = { readonly name: "refused" | "killed" | "another fault"; fault(kill: () => void): Fault };
+
+/** In a full sweep all at every request. */
+function troublesInTurn(turn: number): readonly Trouble[] {
+  const others = faultsAt(turn, 1).map(({ fault }): Trouble => ({ name: "another fault", fault: () => fault }));
+  const troubles: readonly Trouble[] = [
+    { name: "refused", fault: () => refused },
+    { name: "killed", fault: (kill) => killing("carried out", kill) },
+    ...others,
+  ];
+  return SWEEPS_ALL ? troubles : troubles.slice(turn % troubles.length).slice(0, 1);
+}
+
+test.each(OTHER_SERVERS)(
+  "on %s: refused, killed and the rest in turn, and what is not listed is garbage",
+  async (_, at) => {
+    const place = places[at] as Place;
+    const env = through(place, place.repository.env, "10s");
+    const ended = new Map<string, number>();
+    for (let [n, turn, isOver] = [1, 1, false]; !isOver; n += stepOn(at, 2), turn++) {
+      for (const trouble of troublesInTurn(turn)) {
+        let kill = () => {};
+        await place.proxy.arm(
+          trouble.fault(() => kill()),
+          { from: n, times: 1 },
+        );
+        const { exitCode, signal, stderr } = await push(env, (killIt) => {
+          kill = killIt;
+        });
+        await place.proxy.settled();
+        isOver = place.proxy.answered === 0;
+        const what = { n, trouble: trouble.name, request: place.proxy.requests[n - 1], exitCode, signal, stderr };
+        const isListed = (await place.repository.keys()).some((key) => key.endsWith("_backup_stop_sentinel.json"));
+        if (isOver) expect({ ...what, isListed }).toEqual({ ...what, exitCode: 0, isListed: true });
+        else if (trouble.name === "killed") expect(what).toEqual({ ...what, signal: "SIGKILL" });
+        else expect({ ...what, isListed }).toEqual({ ...what, isListed: exitCode === 0 });
+        if (trouble.name === "refused" && !isOver && !isAskedAgain(what.request))
+          expect(what).toEqual({ ...what, exitCode: 77 });
+        if (isListed) await checkAndRemoveBackup(place);
+        else if (trouble.name === "killed") await collectGarbage(place);
+        else expect({ ...what, ...(await leftIn(place)) }).toEqual({ ...what, ...NOTHING });
+        const how = `${trouble.name}: ${isListed ? "listed" : "not listed"}, ${exitCode ?? signal}`;
+        ended.set(how, (ended.get(how) ?? 0) + 1);
+      }
+    }
+    console.log(`on ${place.repository.name}: ${[...ended].map(([how, count]) => `${count} × ${how}`).join("; ")}`);
+    expect(ended.size).toBeGreaterThan(2);
   },
   SWEEP_LIMIT_MS,
 );

@@ -15,32 +15,31 @@ import {
   refused,
   SWEEP_LIMIT_MS,
   SWEEPS_ALL,
+  stepOn,
   storeIsGone,
 } from "../support/every-request.ts";
 import { type Fault, type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
 import { FAULTS } from "../support/faults.ts";
 import { s3Repository, type TestRepository, unfinishedUploads } from "../support/repositories.ts";
-import { anyS3Server, type S3Server, s3ClientOf } from "../support/s3-server.ts";
+import { everyS3Server, type S3Server, s3ClientOf } from "../support/s3-server.ts";
 import { putBackup, putWal, storeOf } from "../support/stored-backup.ts";
 import { runWalb } from "../support/walb.ts";
 
-let s3: S3Server;
-let stopS3: () => Promise<void>;
-let proxy: FaultProxy;
+const { servers, stop: stopS3 } = await everyS3Server();
+let proxies: readonly FaultProxy[];
 
 beforeAll(async () => {
-  ({ server: s3, stop: stopS3 } = await anyS3Server());
-  proxy = await startFaultProxy(s3.endpoint);
+  proxies = await Promise.all(servers.map(({ endpoint }) => startFaultProxy(endpoint)));
 });
 afterAll(async () => {
-  await proxy?.[Symbol.asyncDispose]();
-  await stopS3?.();
+  for (const proxy of proxies ?? []) await proxy[Symbol.asyncDispose]();
+  await stopS3();
 });
 
 const segment = (n: number) => `0000000100000000${String(n).padStart(8, "0")}`;
 
 /** Two backups, what an unfinished one has left, an upload that was begun, and WAL from before the first on. */
-async function fill(): Promise<TestRepository> {
+async function fill(s3: S3Server): Promise<TestRepository> {
   const repository = await s3Repository(s3);
   await using store = await storeOf(s3, repository);
   const zstd = await openZstd(3);
@@ -59,7 +58,7 @@ async function fill(): Promise<TestRepository> {
 }
 
 type Left = { readonly keys: readonly string[]; readonly uploads: readonly string[] };
-const leftIn = async (repository: TestRepository): Promise<Left> => ({
+const leftIn = async (s3: S3Server, repository: TestRepository): Promise<Left> => ({
   keys: await repository.keys(),
   uploads: await unfinishedUploads(s3, repository),
 });
@@ -98,9 +97,9 @@ const TROUBLES: readonly Trouble[] = [
 ];
 
 /** One of the troubles after the other, and of all faults. */
-function troublesAt(n: number): readonly Trouble[] {
-  const ours = SWEEPS_ALL ? TROUBLES : [TROUBLES[n % TROUBLES.length] as Trouble];
-  const others = faultsAt(n, 1, BELIEVABLE).map((named) => {
+function troublesAt(turn: number): readonly Trouble[] {
+  const ours = SWEEPS_ALL ? TROUBLES : [TROUBLES[turn % TROUBLES.length] as Trouble];
+  const others = faultsAt(turn, 1, BELIEVABLE).map((named) => {
     return { name: named.name, times: 1, exitCodes: exitCodesOf(named), fault: () => named.fault };
   });
   return [...ours, ...others];
@@ -109,24 +108,28 @@ function troublesAt(n: number): readonly Trouble[] {
 /** A list in which a byte was changed on the way looks like any other: nobody can know, and TLS is against it. */
 const BELIEVABLE = FAULTS.filter(({ name }) => name !== "a body with a byte changed");
 
-test.each([
+/** Each on every server. */
+const DELETIONS = [
   ["retain 1", ["delete", "retain", "1", "--confirm"]],
   ["garbage", GARBAGE],
   ["everything", ["delete", "everything", "--confirm"]],
-] as const)(
-  "delete %s: what is listed is whole, and running it again completes it",
-  async (name, args) => {
-    const planned = await fill();
+] as const;
+const CASES = DELETIONS.flatMap(([name, args]) => servers.map((s3, at) => ({ name, args, s3, at, on: s3.name })));
+
+test.each(CASES)(
+  "delete $name on $on: what is listed is whole, and running it again completes it",
+  async ({ name, args, s3, at, on }) => {
+    const proxy = proxies[at] as FaultProxy;
+    const planned = await fill(s3);
     await walb(args, planned.env);
     await walb(GARBAGE, planned.env);
-    const final = await leftIn(planned);
+    const final = await leftIn(s3, planned);
 
-    let [n, trials, isOver] = [0, 0, false];
-    while (!isOver) {
-      n++;
-      for (const trouble of troublesAt(n)) {
-        const repository = await fill();
-        const { keys: before } = await leftIn(repository);
+    let [requests, trials, isOver] = [0, 0, false];
+    for (let [n, turn] = [1, 1]; !isOver; n += stepOn(at, 4), turn++) {
+      for (const trouble of troublesAt(turn)) {
+        const repository = await fill(s3);
+        const { keys: before } = await leftIn(s3, repository);
         const env = {
           ...repository.env,
           AWS_ENDPOINT_URL_S3: proxy.url,
@@ -144,21 +147,22 @@ test.each([
         await proxy.settled();
         trials++;
         isOver = proxy.answered === 0;
+        if (!isOver) requests = n;
         const what = { n, trouble: trouble.name, request: proxy.requests[n - 1], exitCode, stderr: running.stderr };
         const allowed = isOver ? [0] : trouble.exitCodes;
         expect({ ...what, isAllowed: allowed.includes(exitCode) }).toEqual({ ...what, isAllowed: true });
 
-        const now = await leftIn(repository);
+        const now = await leftIn(s3, repository);
         expect({ ...what, lost: final.keys.filter((key) => !now.keys.includes(key)) }).toEqual({ ...what, lost: [] });
         expect({ ...what, lacks: lackOfListed(before, now.keys, final.keys) }).toEqual({ ...what, lacks: [] });
 
         await walb(args, repository.env);
         await walb(GARBAGE, repository.env);
-        expect({ ...what, ...(await leftIn(repository)) }).toEqual({ ...what, ...final });
+        expect({ ...what, ...(await leftIn(s3, repository)) }).toEqual({ ...what, ...final });
         if (isOver) break;
       }
     }
-    console.log(`delete ${name}: ${trials} trials at ${n - 1} requests, ${final.keys.length} objects stay`);
+    console.log(`delete ${name} on ${on}: ${trials} trials at ${requests} requests, ${final.keys.length} objects stay`);
   },
   SWEEP_LIMIT_MS,
 );

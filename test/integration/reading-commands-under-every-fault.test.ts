@@ -9,19 +9,23 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openZstd } from "../../src/codec/zstd.ts";
 import { partName } from "../../src/repository/keys.ts";
-import { exitCodesOf, faultsAt, SWEEP_LIMIT_MS, SWEEPS_ALL } from "../support/every-request.ts";
+import { exitCodesOf, faultsAt, SWEEP_LIMIT_MS, SWEEPS_ALL, stepOn } from "../support/every-request.ts";
 import { type FaultProxy, startFaultProxy } from "../support/fault-proxy.ts";
 import { FAULTS } from "../support/faults.ts";
 import { s3Repository, type TestRepository } from "../support/repositories.ts";
-import { anyS3Server, type S3Server } from "../support/s3-server.ts";
+import { everyS3Server, type S3Server } from "../support/s3-server.ts";
 import { putBackup, putWal, storeOf } from "../support/stored-backup.ts";
 import { runWalb } from "../support/walb.ts";
 import { controlFile } from "../unit/postgres/control-file.ts";
 
-let stopS3: () => Promise<void>;
-let repository: TestRepository;
-let proxy: FaultProxy;
+const { servers, stop: stopS3 } = await everyS3Server();
+let places: readonly Place[];
 let directory: string;
+
+interface Place {
+  readonly repository: TestRepository;
+  readonly proxy: FaultProxy;
+}
 
 const large = crypto.getRandomValues(Buffer.alloc(60_000));
 const text = (content: string) => new TextEncoder().encode(content);
@@ -33,23 +37,25 @@ const FILES = {
 };
 
 beforeAll(async () => {
-  let s3: S3Server;
-  ({ server: s3, stop: stopS3 } = await anyS3Server());
-  repository = await s3Repository(s3);
-  proxy = await startFaultProxy(s3.endpoint);
   directory = await mkdtemp(join(tmpdir(), "walb-faults-"));
+  places = await Promise.all(servers.map(fill));
+});
+afterAll(async () => {
+  for (const { proxy } of places ?? []) await proxy[Symbol.asyncDispose]();
+  await stopS3();
+  await rm(directory, { recursive: true, force: true });
+});
+
+async function fill(s3: S3Server): Promise<Place> {
+  const repository = await s3Repository(s3);
   await using store = await storeOf(s3, repository);
   const zstd = await openZstd(3);
   for (const [at, start] of ["000000010000000000000002", "000000010000000000000005"].entries())
     await putBackup(store, zstd, { startSegment: start, parts: FILES, finishedAt: new Date((at + 1) * 1000) });
   const segments = [2, 3, 4, 5, 6].map((n) => `00000001000000000000000${n}`);
   await putWal(store, zstd, segments);
-});
-afterAll(async () => {
-  await proxy?.[Symbol.asyncDispose]();
-  await stopS3?.();
-  await rm(directory, { recursive: true, force: true });
-});
+  return { repository, proxy: await startFaultProxy(s3.endpoint) };
+}
 
 interface Reading {
   readonly name: string;
@@ -77,11 +83,11 @@ const READINGS: readonly Reading[] = [
   },
 ];
 
-async function run(args: readonly string[], endpoint: string) {
+async function run(args: readonly string[], { repository, proxy }: Place) {
   return await runWalb(args, {
     env: {
       ...repository.hostEnv,
-      AWS_ENDPOINT_URL_S3: endpoint,
+      AWS_ENDPOINT_URL_S3: proxy.url,
       WALB_RETRY_DEADLINE: "10s",
       WALB_IDLE_TIMEOUT: "2s",
       WALB_DOWNLOAD_CONCURRENCY: "2",
@@ -89,11 +95,19 @@ async function run(args: readonly string[], endpoint: string) {
   });
 }
 
-test.each(READINGS)(
-  "$name: the same outcome, or the reason",
-  async ({ name, args, outcome }) => {
+/** The other servers differ in what they answer, and not in what is made of it. */
+const CASES = READINGS.flatMap((reading) =>
+  servers.map((server, at) => ({ ...reading, at, from: server.name, share: at === 0 ? 3 : 1 })),
+);
+
+test.each(CASES)(
+  "$name from $from: the same outcome, or the reason",
+  async ({ name, from, at, share, args, outcome }) => {
+    const place = places[at] as Place;
+    const { repository, proxy } = place;
     const target = join(directory, name);
-    const undisturbed = await run(args(target), proxy.url);
+    await proxy.arm();
+    const undisturbed = await run(args(target), place);
     expect({ stderr: undisturbed.stderr, exitCode: undisturbed.exitCode }).toMatchObject({ exitCode: 0 });
     const wanted = await outcome(undisturbed.stdout, target);
     const keys = await repository.keys();
@@ -101,11 +115,11 @@ test.each(READINGS)(
 
     let trials = 0;
     let requests = 0;
-    for (let [n, isOver] = [1, false]; !isOver; n++) {
-      for (const named of faultsAt(n, 3)) {
+    for (let [n, isOver] = [1, false]; !isOver; n += stepOn(at, 2)) {
+      for (const named of faultsAt(n, share)) {
         const { name: fault } = named;
         await proxy.arm(named.fault, { from: n, times: 1 });
-        const { exitCode, stdout, stderr } = await run(args(target), proxy.url);
+        const { exitCode, stdout, stderr } = await run(args(target), place);
         trials++;
         if (proxy.answered === 0) isOver = true;
         else requests = n;
@@ -131,7 +145,7 @@ test.each(READINGS)(
     }
     expect(await repository.keys()).toEqual(keys);
     console.log(
-      `${name}: ${trials} trials at ${requests} requests, ${SWEEPS_ALL ? "all" : "3"} of ${FAULTS.length} faults each`,
+      `${name} from ${from}: ${trials} trials at ${requests} requests, ${SWEEPS_ALL ? "all" : share} of ${FAULTS.length} faults each`,
     );
   },
   SWEEP_LIMIT_MS,

@@ -5,6 +5,12 @@ import { FAULTS, type NamedFault, s3Error } from "./faults.ts";
 /** Whether every fault is tried at every request; otherwise each request gets its share, the same in every run. */
 export const SWEEPS_ALL = process.env["WALB_TEST_SWEEP"] === "full";
 
+/**
+ * How far it is from one request to the next that meets a trouble: on the first server there is, and in a full sweep, every one
+ * does; on the others, whose answers differ little, some.
+ */
+export const stepOn = (serverIndex: number, step: number): number => (SWEEPS_ALL || serverIndex === 0 ? 1 : step);
+
 /** For one test: a sweep is long where the machine is slow. */
 export const SWEEP_LIMIT_MS = (SWEEPS_ALL ? 120 : 5) * 60_000;
 
