@@ -117,11 +117,12 @@ export function textOf(error: unknown): string {
   return [message, detail && `DETAIL: ${detail}`, hint && `HINT: ${hint}`].filter(Boolean).join("\n");
 }
 
-/** The short form of a cause for a DETAIL: its code and message, never its stack. */
+/** The short form of a cause for a DETAIL: its code and message, never its stack. Bun has no words of its own for EDQUOT. */
 export function reasonOf(cause: unknown): string {
   if (!(cause instanceof Error)) return String(cause);
   const code = "code" in cause && typeof cause.code === "string" ? cause.code : undefined;
-  return code && !cause.message.includes(code) ? `${code}: ${cause.message}` : cause.message;
+  const message = cause.message.replace("EDQUOT: unknown error", "EDQUOT: disk quota exceeded");
+  return code && !message.includes(code) ? `${code}: ${message}` : message;
 }
 
 /** The `code` of a Node.js system error (ENOENT, ENOSPC …), if that is what it is. */

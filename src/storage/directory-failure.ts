@@ -7,8 +7,13 @@ export function failureOf(action: string, error: unknown): unknown {
   if (error instanceof Failure || code === undefined || !/^E[A-Z0-9]+$/.test(code)) return error;
   const detail = `${reasonOf(error)}.`;
   switch (code) {
-    case "ENOSPC":
     case "EDQUOT":
+      return new StorageError(action, {
+        detail,
+        hint: "The quota of the account that runs wal-b is used up there: raise it, or delete old backups.",
+        cause: error,
+      });
+    case "ENOSPC":
       return new StorageError(action, {
         detail,
         hint: "The disk of the repository is full: free space, or delete old backups.",

@@ -10,6 +10,7 @@ import { readdir, rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { ContentSource } from "../codec/content-source.ts";
 import {
+  Failure,
   IntegrityError,
   InterruptedError,
   NotFoundError,
@@ -170,7 +171,9 @@ async function archiveWaiting(place: Place, mayFollow: Promise<boolean>, context
     if (error instanceof SourceMissingError || systemCodeOf(error) === "ENOENT") return;
     // A signal is told once, by the requested one if that is not archived yet.
     if (error instanceof InterruptedError) return;
-    context.log.warning(`could not archive "${file.name}" ahead of its turn`, { detail: `${reasonOf(error)}.` });
+    const why = error instanceof Failure ? error.detail : undefined;
+    const detail = [`${reasonOf(error)}.`, why].filter(Boolean).join(" ");
+    context.log.warning(`could not archive "${file.name}" ahead of its turn`, { detail });
   }
 }
 

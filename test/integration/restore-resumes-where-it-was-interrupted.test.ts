@@ -1,7 +1,7 @@
 /** A restore that was killed, cut off or out of space goes on with --resume: what is complete is compared and not read again. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { appendFile, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
+import { appendFile, mkdir, readdir, readFile, rm, rmdir, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
 import {
@@ -198,13 +198,28 @@ describe("backup-fetch --resume", () => {
     await rm(join(directory, gone));
     // Mode and time come last, so a file of another time may lack its mode.
     await utimes(join(directory, old), 1, 1);
-    await rm(join(directory, "pg_notify"), { recursive: true, force: true });
 
     await proxy.arm();
     await resumes();
     expect(partsAskedFor().filter((part) => before.includes(part))).not.toEqual([]);
     expect((await stat(join(directory, flipped))).mtimeMs).toBe(mtime.getTime());
-    expect(existsSync(join(directory, "pg_notify"))).toBe(true);
+    await isWhole();
+  });
+
+  test("a directory that is gone, and had no file in it, is made again", async () => {
+    const before = await interrupt(backupFetch(...mapping()), 4);
+    const paths = (await readFile(join(directory, MARKER), "utf8"))
+      .split("\n")
+      .filter((line) => line.startsWith('{"part":"part_'))
+      .flatMap((line) => (JSON.parse(line) as { readonly directories: readonly string[] }).directories);
+    const removed: string[] = [];
+    for (const path of paths) if (await rmdir(join(directory, path)).then(yes, no)) removed.push(path);
+    expect(removed).not.toEqual([]);
+
+    await proxy.arm();
+    await resumes();
+    expect(partsAskedFor().filter((part) => before.includes(part))).not.toEqual([]);
+    expect(removed.filter((path) => !existsSync(join(directory, path)))).toEqual([]);
     await isWhole();
   });
 
@@ -222,6 +237,9 @@ describe("backup-fetch --resume", () => {
     await isWhole();
   });
 });
+
+const yes = () => true;
+const no = () => false;
 
 /** Those that are larger than a page. */
 async function withContent(files: readonly string[]): Promise<readonly string[]> {

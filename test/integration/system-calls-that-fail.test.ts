@@ -57,7 +57,11 @@ async function everyOne(what: FailingCall, trial: (call: FailingCall) => Promise
   return hit;
 }
 
-const STRANGE: Record<string, RegExp> = { EIO: /EIO: i\/o error/, ENOSPC: /ENOSPC: no space left on device/ };
+const STRANGE: Record<string, RegExp> = {
+  EIO: /EIO: i\/o error/,
+  ENOSPC: /ENOSPC: no space left on device/,
+  EDQUOT: /EDQUOT: disk quota exceeded/,
+};
 
 test("an object whose name cannot be given: 69, and nothing is left, whichever it is", async () => {
   await succeeds(push);
@@ -65,7 +69,7 @@ test("an object whose name cannot be given: 69, and nothing is left, whichever i
   await succeeds(["delete", "everything", "--confirm"]);
   expect(objects.length).toBeGreaterThan(6);
   for (const [at, object] of objects.entries()) {
-    const error = at % 2 === 0 ? "EIO" : "ENOSPC";
+    const error = ["EIO", "ENOSPC", "EDQUOT"][at % 3] as string;
     const path = join(repository.directory, object);
     const { exitCode, stderr, hit } = await failing(push, { call: "link", error, path });
     expect({ object, hit: hit.length, exitCode, stderr }).toEqual({ object, hit: 1, exitCode: 69, stderr });
@@ -78,7 +82,10 @@ test("an object whose name cannot be given: 69, and nothing is left, whichever i
 test.each([
   ["fsync", "EIO"],
   ["fsync", "ENOSPC"],
+  ["fsync", "EDQUOT"],
   ["mkdir", "ENOSPC"],
+  ["mkdir", "EIO"],
+  ["unlink", "EIO"],
 ])("backup-push with a %s that fails with %s: told, and nothing is left", async (call, error) => {
   const hit = await everyOne({ call, error }, async (each) => {
     const result = await failing(push, each);

@@ -99,12 +99,17 @@ export interface FailingCall {
   readonly path?: string;
   /** Which one fails, counted in each thread by itself; all of them when left out. */
   readonly when?: number;
+  /**
+   * For a call that the program also makes to wake its own threads, which a failure may leave asleep: a program in which another
+   * call failed than one on a file below this directory is killed after a while.
+   */
+  readonly below?: string;
 }
 
 /** Runs a program in which a call fails. `hit` is what failed, as strace writes it. */
 export async function runWithFailingCall(
   command: readonly string[],
-  { call, error, path, when }: FailingCall,
+  { call, error, path, when, below }: FailingCall,
   { env, cwd, as }: SteppedOptions,
 ): Promise<ProgramResult & { readonly hit: readonly string[] }> {
   const inject = `inject=${call}:error=${error}${when === undefined ? "" : `:when=${when}`}`;
@@ -112,11 +117,28 @@ export async function runWithFailingCall(
   const child = await spawnTraced([`trace=${call}`, inject], command, { env, cwd, as }, ["-y", ...only]);
   const hit: string[] = [];
   const wholeCall = callJoiner();
+  let asleep: ReturnType<typeof setTimeout> | undefined;
   for await (const line of createInterface({ input: child.trace })) {
     const made = wholeCall(line);
-    if (made?.includes("(INJECTED)")) hit.push(made);
+    if (!made?.includes("(INJECTED)")) continue;
+    hit.push(made);
+    if (below === undefined || made.includes(below)) continue;
+    asleep ??= killLater(LINE.exec(line)?.[1] ?? "");
   }
+  clearTimeout(asleep);
   return { ...(await child.ended), hit };
+}
+
+const ASLEEP_MS = 1_000;
+
+function killLater(thread: string): ReturnType<typeof setTimeout> {
+  return setTimeout(() => {
+    try {
+      process.kill(processOf(thread), "SIGKILL");
+    } catch {
+      // It has ended meanwhile.
+    }
+  }, ASLEEP_MS);
 }
 
 async function spawnTraced(
