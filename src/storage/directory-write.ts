@@ -7,7 +7,6 @@ import { type FileHandle, link, mkdir, open, rm, unlink } from "node:fs/promises
 import { dirname, join } from "node:path";
 import { reasonOf, StorageError, systemCodeOf } from "../errors.ts";
 import { writeFully } from "../system/write-fully.ts";
-import { ignoreAbsence } from "./directory-failure.ts";
 import { baseName } from "./object-key.ts";
 import type { ObjectKey, ObjectUpload } from "./object-store.ts";
 
@@ -86,7 +85,8 @@ export class TemporaryFile implements AsyncDisposable {
       this.#file = undefined;
       this.#to.signal.throwIfAborted();
       await give(this.#path, this.#finalPath);
-      await unlink(this.#path).catch(ignoreAbsence);
+      // The object is there, whatever becomes of its other name: listUnfinishedUploads() finds that, and so does "delete garbage".
+      await unlink(this.#path).catch(() => {});
       this.#state = "closed";
       // A name that another writer gave may not be durable yet either.
       await syncDirectory(dirname(this.#finalPath));

@@ -85,7 +85,6 @@ test.each([
   ["fsync", "EDQUOT"],
   ["mkdir", "ENOSPC"],
   ["mkdir", "EIO"],
-  ["unlink", "EIO"],
 ])("backup-push with a %s that fails with %s: told, and nothing is left", async (call, error) => {
   const hit = await everyOne({ call, error }, async (each) => {
     const result = await failing(push, each);
@@ -103,6 +102,21 @@ test.each([
     return result;
   });
   expect(hit.length).toBeGreaterThan(0);
+});
+
+test("backup-push with an unlink that fails: it is complete, and the temporary names that stay are garbage", async () => {
+  const path = (name: string) => join(repository.directory, name);
+  const { hit, exitCode, stderr } = await failing(push, { call: "unlink", error: "EIO" });
+  expect({ hit: hit.length > 0, exitCode, stderr }).toEqual({ hit: true, exitCode: 0, stderr });
+  const temporary = () => files().filter((file) => /\/\.wal-b\./.test(file));
+  expect(temporary().filter((name) => hit.some((line) => line.includes(path(name))))).toEqual(temporary());
+  expect(temporary()).not.toEqual([]);
+  await succeeds(["verify", "LATEST"]);
+  await succeeds(["delete", "garbage", "--min-age", "0s", "--confirm"]);
+  expect(temporary()).toEqual([]);
+  await succeeds(["verify", "LATEST"]);
+  await succeeds(["delete", "everything", "--confirm"]);
+  expect(files()).toEqual([]);
 });
 
 test.each([
