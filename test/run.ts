@@ -11,6 +11,7 @@ import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { join, relative, resolve } from "node:path";
 import { serverAccount } from "./support/account.ts";
+import { COMPLETE_MAJORS, completePostgres } from "./support/complete-postgres.ts";
 import { POSTGRES_MAJORS, postgresBinaries, systemPostgres } from "./support/postgres-binaries.ts";
 
 interface Outcome {
@@ -91,8 +92,11 @@ function needsServers(file: string): boolean {
 async function startServers(): Promise<Servers> {
   const account = serverAccount();
   for (const major of POSTGRES_MAJORS) await postgresBinaries(major, account);
-  const system = systemPostgres();
-  await say(`PostgreSQL ${POSTGRES_MAJORS.join(", ")}; the system's own: ${system?.major ?? "none"}`);
+  for (const major of COMPLETE_MAJORS) await completePostgres(major, account);
+  const majors = [POSTGRES_MAJORS, COMPLETE_MAJORS].map((each) => each.join(", ") || "none");
+  await say(
+    `PostgreSQL ${majors[0]}; with client programs: ${majors[1]}; the system's own: ${systemPostgres()?.major ?? "none"}`,
+  );
 
   // Only here, because it loads the AWS SDK.
   const { startS3Servers } = await import("./support/s3-server.ts");

@@ -11,7 +11,7 @@ import {
   type WalRecord,
   walRecords,
 } from "../../src/postgres/wal-records.ts";
-import { systemPostgres } from "../support/postgres-binaries.ts";
+import { COMPLETE_MAJORS, completePostgres } from "../support/complete-postgres.ts";
 import { type NewClusterOptions, type PostgresServer, startPostgres } from "../support/postgres-server.ts";
 import { runProgram } from "../support/run-program.ts";
 
@@ -85,15 +85,17 @@ test.each([12, 14, 16, 18])("PostgreSQL %i: the time of every transaction, and t
   }
 });
 
-const system = systemPostgres();
-if (!system) process.stderr.write("not tested: records beside pg_waldump: PostgreSQL's packages are not installed\n");
-else {
-  test("the system's PostgreSQL: the same records as pg_waldump, from the first to the last", async () => {
-    await using server = await startServer({ binaries: system, settings: { min_wal_size: "1GB" } });
+test.each(COMPLETE_MAJORS)(
+  "PostgreSQL %i: the same records as pg_waldump, from the first to the last",
+  async (major) => {
+    await using server = await startServer({
+      binaries: await completePostgres(major),
+      settings: { min_wal_size: "1GB" },
+    });
     const names = await segmentsTo(await write(server), server);
     const { records } = await readAll(server, names);
     const [first = "", last = ""] = [names[0], names.at(-1)];
-    const dump = [join(system.bin, "pg_waldump"), "-p", join(server.dataDirectory, "pg_wal"), first, last];
+    const dump = [server.bin("pg_waldump"), "-p", join(server.dataDirectory, "pg_wal"), first, last];
     const { stdout } = await runProgram(dump, { as: server.account });
     // It shows no switch at the end of what it was told to show.
     const lines = [...stdout.matchAll(/tx: +(\d+), lsn: ([0-9A-F]+)\/([0-9A-F]+), prev (?!.*desc: SWITCH)/g)];
@@ -102,5 +104,5 @@ else {
     expect(shown.map(({ xid, lsn }) => `${xid} ${formatLsn(lsn)}`)).toEqual(
       lines.map(([, xid, high = "", low = ""]) => `${xid} ${formatLsn(parseLsn(`${high}/${low}`) ?? asLsn(0n))}`),
     );
-  });
-}
+  },
+);

@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdtemp, readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo, serverAccount, shortTemporaryDirectory } from "./account.ts";
-import { systemPostgres } from "./postgres-binaries.ts";
+import { COMPLETE_MAJORS, completePostgres } from "./complete-postgres.ts";
 import {
   type NewClusterOptions,
   type PostgresServer,
@@ -150,18 +150,20 @@ export async function startLoad(server: PostgresServer): Promise<{ stop(): Promi
 }
 
 /**
- * Runs `pg_verifybackup -n` of the system's PostgreSQL. Those before 17 do not know the second version of the manifest, so
- * they are given the same one under the first version.
+ * Runs `pg_verifybackup -n` of the directory's own major, or where this machine has none, of another. Those before 17 do not know the
+ * second version of the manifest, so they are given the same one under the first version.
  */
 export async function verifyBackup(directory: string, args: readonly string[] = []): Promise<ProgramResult> {
-  const system = systemPostgres();
-  if (!system) throw new Error("pg_verifybackup comes with PostgreSQL's packages, and there are none on this machine");
+  const own = Number(await readFile(join(directory, "PG_VERSION"), "utf8"));
+  const major = COMPLETE_MAJORS.includes(own) ? own : COMPLETE_MAJORS[0];
+  if (!major) throw new Error("pg_verifybackup comes with PostgreSQL's packages, and there are none on this machine");
+  const { bin } = await completePostgres(major);
   const manifest = await readFile(join(directory, "backup_manifest"), "utf8");
   const other = await mkdtemp(join(shortTemporaryDirectory(), "walb-manifest-"));
   try {
     const path = join(other, "backup_manifest");
-    await writeFile(path, system.major < 17 ? firstVersionOf(manifest) : manifest);
-    return await runProgram([join(system.bin, "pg_verifybackup"), "-n", "-m", path, ...args, directory]);
+    await writeFile(path, major < 17 ? firstVersionOf(manifest) : manifest);
+    return await runProgram([join(bin, "pg_verifybackup"), "-n", "-m", path, ...args, directory]);
   } finally {
     await rm(other, { recursive: true, force: true });
   }

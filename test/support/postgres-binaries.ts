@@ -68,7 +68,8 @@ export function systemPostgres(): PostgresBinaries | undefined {
   return found.sort((a, b) => b.major - a.major)[0];
 }
 
-const CACHE = resolve(import.meta.dir, "../../.cache/postgres");
+/** Where the tests keep servers that they have brought. */
+export const CACHE = resolve(import.meta.dir, "../../.cache/postgres");
 const INSTALL_ATTEMPTS = 3;
 const INSTALL_TIMEOUT_MS = 180_000;
 

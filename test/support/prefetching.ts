@@ -3,6 +3,7 @@ import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "./account.ts";
 import type { Environment } from "./backups.ts";
+import type { PostgresBinaries } from "./postgres-binaries.ts";
 import { type PostgresServer, type Settings, startPostgres, startPostgresOn } from "./postgres-server.ts";
 import { waitFor } from "./wait-for.ts";
 import { walbBinary } from "./walb.ts";
@@ -15,6 +16,8 @@ export const SEGMENTS = 24;
 export interface ArchivedHistory extends AsyncDisposable {
   readonly primary: PostgresServer;
   readonly env: Environment;
+  /** Of the primary; undefined when they are npm's. */
+  readonly binaries: PostgresBinaries | undefined;
   /** Finished after the backup, in order. */
   readonly segments: readonly string[];
   /** What a server that has recovered all of it answers to rowsOf(). */
@@ -23,13 +26,15 @@ export interface ArchivedHistory extends AsyncDisposable {
 
 /** A primary, its backup in the repository, and SEGMENTS segments of 1 MiB after it. */
 export async function archiveSegments(
-  major: number,
+  server: number | PostgresBinaries,
   repository: (primary: PostgresServer) => Promise<Environment>,
 ): Promise<ArchivedHistory> {
   const walb = await walbBinary();
   // The archive's place is not known before the server is: its environment comes from a file that wal-b reads.
   const archiveCommand = `${walb} --envdir ../env wal-push %p`;
-  const primary = await startPostgres({ major, walSegmentSizeMiB: 1, archiveCommand });
+  const binaries = typeof server === "number" ? undefined : server;
+  const program = typeof server === "number" ? { major: server } : { binaries };
+  const primary = await startPostgres({ ...program, walSegmentSizeMiB: 1, archiveCommand });
   try {
     const env = await repository(primary);
     await writeEnvdir(primary, env);
@@ -39,6 +44,7 @@ export async function archiveSegments(
     return {
       primary,
       env,
+      binaries,
       segments,
       rows: await rowsOf(primary),
       [Symbol.asyncDispose]: () => primary[Symbol.asyncDispose](),
@@ -101,6 +107,7 @@ export async function restoreBeside(
 
 export interface RecoveryOptions {
   readonly env: Environment;
+  readonly binaries?: PostgresBinaries | undefined;
   /** The segment before which recovery waits for Gate.open(). */
   readonly gateAt?: string | undefined;
   readonly settings?: Settings;
@@ -115,12 +122,13 @@ export interface Recovering {
 
 /** Starts recovery; archives nothing unless the settings say so. */
 export async function startRecovery(dataDirectory: string, options: RecoveryOptions): Promise<Recovering> {
-  const { env, gateAt = "none", settings = {} } = options;
+  const { env, binaries, gateAt = "none", settings = {} } = options;
   const gate = `${dataDirectory}.gate`;
   const wait = `if [ %f = ${gateAt} ]; then touch ${gate}.reached; while [ ! -e ${gate}.open ]; do sleep 0.05; done; fi`;
   const server = await startPostgresOn(dataDirectory, {
     settings: { restore_command: `${wait}; ${await walbBinary()} wal-fetch %f %p`, archive_mode: "off", ...settings },
     env,
+    ...(binaries && { binaries }),
     until: "spawned",
   });
   return {
