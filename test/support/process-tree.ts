@@ -19,6 +19,20 @@ export async function processesBelow(root: number): Promise<number[]> {
   }
 }
 
+/** Of those, the ones whose command line has these words; one that has ended and was not waited for has none. */
+export async function processesNamed(root: number, words: string): Promise<number[]> {
+  const found: number[] = [];
+  for (const pid of await processesBelow(root)) {
+    if ((await commandLineOf(pid)).includes(words)) found.push(pid);
+  }
+  return found;
+}
+
+/** Empty when the process has ended. */
+export async function commandLineOf(pid: number): Promise<string> {
+  return (await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).replaceAll("\0", " ");
+}
+
 export function processIsAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
