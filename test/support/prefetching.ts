@@ -24,10 +24,11 @@ export interface ArchivedHistory extends AsyncDisposable {
   readonly rows: string;
 }
 
-/** A primary, its backup in the repository, and SEGMENTS segments of 1 MiB after it. */
+/** A primary, its backup in the repository, and so many segments of 1 MiB after it. */
 export async function archiveSegments(
   server: number | PostgresBinaries,
   repository: (primary: PostgresServer) => Promise<Environment>,
+  count = SEGMENTS,
 ): Promise<ArchivedHistory> {
   const walb = await walbBinary();
   // The archive's place is not known before the server is: its environment comes from a file that wal-b reads.
@@ -40,7 +41,7 @@ export async function archiveSegments(
     await writeEnvdir(primary, env);
     await primary.query("CREATE TABLE kept (id int PRIMARY KEY, text text)");
     await succeeds(primary, [walb, "backup-push", primary.dataDirectory], env);
-    const segments = await writeSegments(primary, SEGMENTS, 0);
+    const segments = await writeSegments(primary, count, 0);
     return {
       primary,
       env,
