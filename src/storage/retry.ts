@@ -24,8 +24,8 @@ export interface RetryOptions {
   readonly random: () => number;
   readonly delay: (ms: number, signal: AbortSignal) => Promise<void>;
   readonly verdictOf: (error: unknown) => Verdict;
-  /** Told before each wait. */
-  readonly onRetry?: (error: unknown, waitMs: number) => void;
+  /** Told before each wait. `failingForMs`: since the first failure without progress. */
+  readonly onRetry?: (error: unknown, waitMs: number, failingForMs: number) => void;
 }
 
 const FIRST_BOUND_MS = 100;
@@ -76,7 +76,7 @@ export class Attempts {
     const waitMs = afterMs + random() * bound;
     if (this.failingForMs + waitMs > deadlineMs) throw error;
 
-    onRetry?.(error, waitMs);
+    onRetry?.(error, waitMs, this.failingForMs);
     await delay(waitMs, signal);
   }
 }

@@ -3,8 +3,10 @@
  * s3-write.ts, s3-list.ts and s3-delete.ts.
  */
 import type { S3Client } from "@aws-sdk/client-s3";
+import { Failure } from "../errors.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { Log } from "../system/log.ts";
+import { formatSeconds } from "../system/quantity.ts";
 import { checkKey } from "./object-key.ts";
 import type { ObjectKey } from "./object-store.ts";
 import { type Attempts, type RetryOptions, retrying } from "./retry.ts";
@@ -29,6 +31,10 @@ export interface S3BucketOptions extends S3ClientOptions {
 /** What a stop by signal still gets for taking back what was begun. */
 export const CLEANUP_MS = 5000;
 
+/** Trouble that lasts is told, and then again now and then: whoever waits sees what for, long before it is given up. */
+const TELL_AFTER_MS = 10_000;
+const TELL_EVERY_MS = 60_000;
+
 /** For the SDK's send(). */
 type Abort = { readonly abortSignal: AbortSignal };
 
@@ -43,6 +49,7 @@ export class S3Bucket {
   readonly signal: AbortSignal;
   readonly log: Log;
   readonly #options: S3BucketOptions;
+  #toldAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(options: S3BucketOptions, client: S3Client) {
     const { bucket, prefix, customerKey, signal, log } = options;
@@ -125,13 +132,25 @@ export class S3Bucket {
       random,
       delay,
       verdictOf,
-      onRetry: (error: unknown, waitMs: number) => {
+      onRetry: (error: unknown, waitMs: number, failingForMs: number) => {
         const { status, code } = answerOf(error);
         this.log.debug(
           `asking ${this.location} again in ${Math.round(waitMs)} ms: ${[status, code].filter(Boolean).join(" ") || "no answer"}`,
         );
+        if (failingForMs < TELL_AFTER_MS || now() < this.#toldAtMs + TELL_EVERY_MS) return;
+        this.#toldAtMs = now();
+        this.#tellTrouble(error, failingForMs, retryDeadlineMs - failingForMs);
       },
     };
+  }
+
+  #tellTrouble(error: unknown, failingForMs: number, leftMs: number): void {
+    const failure = this.failure("", error, undefined);
+    const detail = failure instanceof Failure ? failure.detail : undefined;
+    this.log.warning(`no success with ${this.location} for ${formatSeconds(failingForMs / 1000)}`, {
+      ...(detail !== undefined && { detail }),
+      hint: `It is tried again, for up to ${formatSeconds(leftMs / 1000)} more.`,
+    });
   }
 
   failure(action: string, error: unknown, attempts: Attempts | undefined): unknown {

@@ -124,6 +124,26 @@ describe("get() asks again", () => {
   });
 });
 
+test("trouble that lasts is told with its reason, and then once a minute, until it is given up", async () => {
+  const told: string[] = [];
+  const log = createLog((record) => told.push(record), { format: "text", level: "warning", now: () => new Date(0) });
+  await using it = await setUp(() => s3Error(503, "SlowDown"), { retryDeadlineMs: 150_000, log });
+  expect(await failure(() => it.store.get("a", 10))).toBeInstanceOf(StorageError);
+  const times = told.map((record) => / for (\d+ \w+)\n.* more/s.exec(record)?.[1]);
+  expect(times).toEqual(["13 s", "73 s", "2 min"]);
+  expect(told[0]).toBe(
+    "wal-b: WARNING: no success with s3://bucket for 13 s\n  DETAIL: S3 answered 503 SlowDown: scripted SlowDown.\n  HINT: It is tried again, for up to 2 min more.",
+  );
+});
+
+test("trouble that passes within seconds is not told", async () => {
+  const told: string[] = [];
+  const log = createLog((record) => told.push(record), { format: "text", level: "warning", now: () => new Date(0) });
+  await using it = await setUp(({ number }) => (number < 7 ? s3Error(503, "SlowDown") : OBJECT), { log });
+  expect((await it.store.get("a", 10)).body).toHaveLength(5);
+  expect(told).toEqual([]);
+});
+
 describe("get() fails at once, with the failure that says what is known", () => {
   test.each([
     // status, code, headers, failure, what its hint says
