@@ -8,6 +8,8 @@ export interface TestRepository {
   readonly env: Readonly<Record<string, string>>;
   /** With the rights that suit a database host: list, read, write, and not delete. The same for a directory. */
   readonly hostEnv: Readonly<Record<string, string>>;
+  /** Those without the right to list: on S3, what is not there is answered like what may not be read. */
+  blindEnv(): Promise<Readonly<Record<string, string>>>;
   /** Every key below the prefix, in order. */
   keys(): Promise<readonly string[]>;
 }
@@ -28,6 +30,7 @@ export async function s3Repository(server: S3Server): Promise<TestRepository> {
     name: server.name,
     env: environment(server),
     hostEnv: environment(await server.createRestrictedUser(bucket)),
+    blindEnv: async () => environment(await server.createRestrictedUser(bucket, { mayList: false })),
     keys: () => keysBelow(server, bucket, `${prefix}/`),
   };
 }
@@ -36,7 +39,7 @@ export async function s3Repository(server: S3Server): Promise<TestRepository> {
 export function directoryRepository(directory: string): TestRepository {
   const env = { WALB_FILE_PREFIX: directory };
   const keys = async () => [...new Bun.Glob("**/*").scanSync({ cwd: directory, dot: true })].sort();
-  return { name: "directory", env, hostEnv: env, keys };
+  return { name: "directory", env, hostEnv: env, blindEnv: async () => env, keys };
 }
 
 /** One repository on each S3 server there is; stop() ends servers that were started for this. */

@@ -8,7 +8,13 @@
  * test/run.ts starts them once and hands their descriptions to the test files in WALB_TEST_S3_SERVERS; a file that runs by
  * itself starts its own.
  */
-import { CreateBucketCommand, PutBucketPolicyCommand, PutBucketVersioningCommand, S3Client } from "@aws-sdk/client-s3";
+import {
+  CreateBucketCommand,
+  GetBucketPolicyCommand,
+  PutBucketPolicyCommand,
+  PutBucketVersioningCommand,
+  S3Client,
+} from "@aws-sdk/client-s3";
 import { AssumeRoleCommand, STSClient } from "@aws-sdk/nested-clients/sts";
 import { createCephUser, startCephRgw } from "./ceph-rgw.ts";
 import { startComposeMinio } from "./compose.ts";
@@ -33,8 +39,13 @@ export interface S3ServerDescription extends S3Credentials {
 export interface S3Server extends S3ServerDescription {
   /** A new and empty one with a name of its own. */
   createBucket(options?: { readonly versioned?: boolean }): Promise<string>;
-  /** Credentials that may list, read and write this bucket, and not delete. */
-  createRestrictedUser(bucket: string): Promise<S3Credentials>;
+  /** Credentials that may read and write this bucket, list it unless that is false, and not delete. */
+  createRestrictedUser(bucket: string, rights?: Rights): Promise<S3Credentials>;
+}
+
+export interface Rights {
+  /** s3:ListBucket. Default: true. */
+  readonly mayList?: boolean;
 }
 
 /** A started server; stop() ends it and leaves nothing behind. */
@@ -97,10 +108,10 @@ export function serverOf(description: S3ServerDescription): S3Server {
   return {
     ...description,
     createBucket: (options = {}) => createBucket(description, options),
-    createRestrictedUser: (bucket) =>
+    createRestrictedUser: (bucket, rights = {}) =>
       description.cephConf === undefined
-        ? assumeRestrictedRole(description, bucket)
-        : createRestrictedCephUser(description, bucket),
+        ? assumeRestrictedRole(description, bucket, rights)
+        : createRestrictedCephUser(description, bucket, rights),
   };
 }
 
@@ -158,8 +169,13 @@ async function createBucket(
   }
 }
 
+interface Policy {
+  readonly Version: string;
+  readonly Statement: readonly object[];
+}
+
 /** What WAL-E's documentation gives to a database host: no s3:DeleteObject, and no right to abort an upload. */
-function policyWithoutDelete(bucket: string, principal?: string): string {
+function policyWithoutDelete(bucket: string, { mayList = true }: Rights, principal?: string): Policy {
   const who = principal === undefined ? {} : { Principal: { AWS: [principal] } };
   const allow = (actions: string[], resource: string) => ({
     Effect: "Allow",
@@ -167,22 +183,26 @@ function policyWithoutDelete(bucket: string, principal?: string): string {
     Action: actions,
     Resource: [resource],
   });
-  return JSON.stringify({
+  return {
     Version: "2012-10-17",
     Statement: [
-      allow(["s3:ListBucket"], `arn:aws:s3:::${bucket}`),
+      ...(mayList ? [allow(["s3:ListBucket"], `arn:aws:s3:::${bucket}`)] : []),
       allow(["s3:GetObject", "s3:PutObject"], `arn:aws:s3:::${bucket}/*`),
     ],
-  });
+  };
 }
 
 /** MinIO's security token service gives its own credentials a policy that takes rights away. */
-async function assumeRestrictedRole(server: S3ServerDescription, bucket: string): Promise<S3Credentials> {
+async function assumeRestrictedRole(
+  server: S3ServerDescription,
+  bucket: string,
+  rights: Rights,
+): Promise<S3Credentials> {
   const { endpoint, region, accessKeyId, secretAccessKey } = server;
   const sts = new STSClient({ endpoint, region, credentials: { accessKeyId, secretAccessKey } });
   try {
     const RoleArn = "arn:aws:iam::000000000000:role/wal-b-test";
-    const Policy = policyWithoutDelete(bucket);
+    const Policy = JSON.stringify(policyWithoutDelete(bucket, rights));
     const { Credentials } = await sts.send(new AssumeRoleCommand({ RoleArn, RoleSessionName: "wal-b-test", Policy }));
     if (!Credentials?.AccessKeyId || !Credentials.SecretAccessKey || !Credentials.SessionToken) {
       throw new Error(`${server.name} gave no temporary credentials`);
@@ -197,11 +217,22 @@ async function assumeRestrictedRole(server: S3ServerDescription, bucket: string)
   }
 }
 
-async function createRestrictedCephUser(server: S3ServerDescription, bucket: string): Promise<S3Credentials> {
+async function createRestrictedCephUser(
+  server: S3ServerDescription,
+  bucket: string,
+  rights: Rights,
+): Promise<S3Credentials> {
   const user = await createCephUser(server.cephConf as string);
   const client = s3ClientOf(server);
   try {
-    const Policy = policyWithoutDelete(bucket, `arn:aws:iam:::user/${user.name}`);
+    const policy = policyWithoutDelete(bucket, rights, `arn:aws:iam:::user/${user.name}`);
+    // A bucket has one policy: what other users have in it stays.
+    const before = await client.send(new GetBucketPolicyCommand({ Bucket: bucket })).catch((error: Error) => {
+      if (error.name !== "NoSuchBucketPolicy") throw error;
+      return { Policy: undefined };
+    });
+    const others = before.Policy === undefined ? [] : (JSON.parse(before.Policy) as Policy).Statement;
+    const Policy = JSON.stringify({ ...policy, Statement: [...others, ...policy.Statement] });
     await client.send(new PutBucketPolicyCommand({ Bucket: bucket, Policy }));
     return { accessKeyId: user.accessKeyId, secretAccessKey: user.secretAccessKey };
   } finally {
