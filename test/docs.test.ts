@@ -79,7 +79,7 @@ ${MADE_BY}
 | code | name | meaning | as archive_command | as restore_command under recovery.signal | under standby.signal |
 | --- | --- | --- | --- | --- | --- |
 ${rows.join("\n")}
-| 128 + n | signal n | a signal ended it, such as 143 for SIGTERM | ends the archiver process, which is started again; not counted | 143: the server shuts down; any other: it stops | the server shuts down |
+| 128 + n | signal n | a signal ended it, such as 143 for SIGTERM | ends the archiver process, which is started again within a minute; not counted | 143: the server shuts down; any other: it stops | the server shuts down |
 
 1 is never used: it is what a runtime ends with when something escapes, and PostgreSQL would take it for the end of WAL.
 
@@ -87,18 +87,43 @@ ${rows.join("\n")}
 
 PostgreSQL takes any code from 1 to 125 of restore_command as "there is no such file". Under \`recovery.signal\` without a target it then
 promotes, and everything after that point is lost; with a target it stops with "recovery ended before configured recovery target was
-reached". Above 125 it stops and can be started again. A standby is the other way round: it asks again after 1 to 125, and shuts down
+reached", but PostgreSQL 12 promotes then, too. Above 125 it stops and can be started again. A standby is the other way round: it asks again after 1 to 125, and shuts down
 on anything above. So a failure that proves nothing ends with ${EXIT_RECOVERY_MUST_STOP} in recovery, and with its usual code on a standby and elsewhere.
 
-Measured on PostgreSQL 15, with a later segment in the archive:
+Measured on PostgreSQL 12, 15 and 18, with a later segment in the archive:
 
 | restore_command ends with | recovery.signal, no target | recovery.signal and a time as target | standby.signal |
 | --- | --- | --- | --- |
-| 0, and no file | promotes: data is lost | FATAL, target not reached | asks again |
+| 0, and no file | promotes: data is lost | FATAL, target not reached; 12 promotes | asks again |
 | 0, and a file of the wrong size | FATAL | FATAL | asks again when short, shuts down when long |
-| 1, 100, 125 | promotes: data is lost | FATAL, target not reached | asks again |
+| 1, 100, 125 | promotes: data is lost | FATAL, target not reached; 12 promotes | asks again |
 | 126, 127, 200, killed by signal 9 | FATAL; started again, it goes on | FATAL | shuts down |
 | 143, or SIGTERM | shuts down without FATAL | shuts down | shuts down |
+
+## What stands in the server's log
+
+What wal-b says stands above the server's line. The same on PostgreSQL 12, 15 and 18:
+
+| line | what happened, and what comes next |
+| --- | --- |
+| \`LOG:  archive command failed with exit code 69\` | wal-push failed, here because of the store. The segment stays in pg_wal, and PostgreSQL tries again |
+| \`WARNING:  archiving write-ahead log file "…" failed too many times, will try again later\` | the third time in a row; the next try is within a minute |
+| \`FATAL:  archive command failed with exit code 143\` | somebody ended wal-push with SIGTERM. The archiver ends with it, and another one is started within a minute |
+| \`FATAL:  archive command was terminated by signal 15: Terminated\` | the same, and the shell between got the signal, too |
+| \`FATAL:  could not restore file "…" from archive: child process exited with exit code ${EXIT_RECOVERY_MUST_STOP}\` | wal-fetch could not find out. The server stops; mend what wal-b names, and start it: it goes on from there |
+| \`FATAL:  could not restore file "…" from archive: command not found\` | 127, of the shell: there is no wal-b where restore_command says. It stops as well |
+| \`FATAL:  could not restore file "…" from archive: child process was terminated by signal 9: Killed\` | the kernel was out of memory, or somebody killed wal-fetch. It stops as well |
+| \`FATAL:  recovery ended before configured recovery target was reached\` | 13 and later: the archive ends before the target. The backup is as good as before; choose another target |
+| \`LOG:  startup process (PID …) exited with exit code 1\` without a FATAL before it | somebody ended wal-fetch with SIGTERM: the server stops |
+| \`LOG:  archive recovery complete\` | recovery is over, and the server has a timeline of its own |
+
+## When the server is stopped while the store hangs
+
+Stopped (fast), PostgreSQL has what is left archived, and waits for it: it does not signal archive_command, and tries a file that fails up to six times
+(measured on 12, 15 and 18). One try takes about as long as \`WALB_RETRY_DEADLINE\` and two \`WALB_IDLE_TIMEOUT\` at most: with what they are
+initially, a store that refuses holds the server for 6 minutes, one that takes connections and says nothing for up to 12. A service manager that has less
+patience kills the server. Either set the two lower, or end wal-push: SIGTERM ends it at once, and the server with it. What is not archived stays in pg_wal, and
+the next start archives it. Stopped immediately, PostgreSQL ends wal-push itself.
 
 Sources: RestoreArchivedFile() in xlogarchive.c and wait_result_is_any_signal() in wait_error.c; for archive_command, pgarch_archiveXlog() in
 pgarch.c and shell_archive_file() in shell_archive.c.

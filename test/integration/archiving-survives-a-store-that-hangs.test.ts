@@ -111,6 +111,7 @@ describe.each([12, 18])("PostgreSQL %i, and a store that", (major) => {
     await server.stop("fast");
     expect(await server.exited()).toEqual({ exitCode: 0, signal: null });
     expect(await server.logText()).toEndWith("database system is shut down\n");
+    expect(await server.logText()).toContain("failed too many times, will try again later\n");
     // Of the cycle under way and of the last one.
     expect((await failures(server)) - before).toBeLessThanOrEqual(6);
     expect(await marks()).toContain(`${segment}.ready`);
