@@ -87,96 +87,105 @@ test.each([14, 18])(
   },
 );
 
-test("archive_mode=always: a primary and its standby archive the same WAL, neither fails, and a promotion adds its own", async () => {
-  await using primary = await archivingServer(18);
-  const env = { WALB_FILE_PREFIX: primary.repository };
-  for (const args of [
-    ["backup-push", primary.dataDirectory],
-    ["backup-fetch", join(primary.directory, "standby"), "LATEST"],
-  ]) {
-    const { exitCode, stderr } = await primary.runAs([walb, ...args], { env });
-    expect(exitCode, stderr).toBe(0);
-  }
-  const directory = join(primary.directory, "standby");
-  await writeFile(join(directory, "standby.signal"), "");
-  await giveTo(primary.account, join(directory, "standby.signal"));
-  await using standby = await startPostgresOn(directory, {
-    settings: {
-      primary_conninfo: `host=${primary.socketDirectory} port=${primary.port} user=${primary.user}`,
-      archive_mode: "always",
-      archive_command: archiveCommand,
-      restore_command: "",
-    },
-  });
-  await primary.query("CREATE TABLE kept (id int)");
-  let last = "";
-  for (let n = 0; n < 6; n++) {
-    await primary.query(`INSERT INTO kept SELECT generate_series(${n * 100 + 1}, ${n * 100 + 100})`);
-    last = await primary.switchWal();
-  }
-  for (const server of [primary, standby]) {
-    await untilArchived(server, last);
-    expect(await failures(server)).toBe(0);
-    expect(await readdir(join(server.dataDirectory, "pg_wal/archive_status"))).not.toContain(`${last}.ready`);
-  }
-  expect(await standby.logText()).toContain("was already archived with the same content");
+test.each([12, 18])(
+  "PostgreSQL %i, archive_mode=always: a primary and its standby archive the same WAL, neither fails, and a promotion adds its own",
+  async (major) => {
+    await using primary = await archivingServer(major);
+    const env = { WALB_FILE_PREFIX: primary.repository };
+    for (const args of [
+      ["backup-push", primary.dataDirectory],
+      ["backup-fetch", join(primary.directory, "standby"), "LATEST"],
+    ]) {
+      const { exitCode, stderr } = await primary.runAs([walb, ...args], { env });
+      expect(exitCode, stderr).toBe(0);
+    }
+    const directory = join(primary.directory, "standby");
+    await writeFile(join(directory, "standby.signal"), "");
+    await giveTo(primary.account, join(directory, "standby.signal"));
+    await using standby = await startPostgresOn(directory, {
+      settings: {
+        primary_conninfo: `host=${primary.socketDirectory} port=${primary.port} user=${primary.user}`,
+        archive_mode: "always",
+        archive_command: archiveCommand,
+        restore_command: "",
+      },
+    });
+    await primary.query("CREATE TABLE kept (id int)");
+    let last = "";
+    for (let n = 0; n < 6; n++) {
+      await primary.query(`INSERT INTO kept SELECT generate_series(${n * 100 + 1}, ${n * 100 + 100})`);
+      last = await primary.switchWal();
+    }
+    for (const server of [primary, standby]) {
+      await untilArchived(server, last);
+      expect(await failures(server)).toBe(0);
+      expect(await readdir(join(server.dataDirectory, "pg_wal/archive_status"))).not.toContain(`${last}.ready`);
+    }
+    expect(await standby.logText()).toContain("was already archived with the same content");
 
-  // In the middle of a segment, so that the old timeline's last one is left partial.
-  await primary.query("INSERT INTO kept SELECT generate_series(1001, 1100)");
-  const caughtUp = async () => (await standby.psql("SELECT count(*) FROM kept")) === "700";
-  await standby.waitFor(caughtUp, { what: "the standby to catch up" });
-  // One that is stopped finishes its segment.
-  await primary.crash();
-  await standby.query("SELECT pg_promote()");
-  await standby.query("CREATE TABLE promoted (id int)");
-  const own = await standby.switchWal();
-  await untilArchived(standby, own);
-  expect(own.slice(0, 8)).toBe("00000002");
-  // Segments may be archived ahead of their turn, which other files are not.
-  for (const ending of ["00000002.history.zst", ".partial.zst", ".backup.zst"]) {
-    const keys = async () => (await archivedKeys(primary.repository)).filter((key) => key.endsWith(ending));
-    await standby.waitFor(async () => (await keys()).length === 1, { what: ending });
-  }
-  expect(await failures(standby)).toBe(0);
-});
+    // In the middle of a segment, so that the old timeline's last one is left partial.
+    await primary.query("INSERT INTO kept SELECT generate_series(1001, 1100)");
+    const caughtUp = async () => (await standby.psql("SELECT count(*) FROM kept")) === "700";
+    await standby.waitFor(caughtUp, { what: "the standby to catch up" });
+    // One that is stopped finishes its segment.
+    await primary.crash();
+    await standby.query("SELECT pg_promote()");
+    await standby.query("CREATE TABLE promoted (id int)");
+    const own = await standby.switchWal();
+    await untilArchived(standby, own);
+    expect(own.slice(0, 8)).toBe("00000002");
+    // Segments may be archived ahead of their turn, which other files are not.
+    for (const ending of ["00000002.history.zst", ".partial.zst", ".backup.zst"]) {
+      const keys = async () => (await archivedKeys(primary.repository)).filter((key) => key.endsWith(ending));
+      await standby.waitFor(async () => (await keys()).length === 1, { what: ending });
+    }
+    expect(await failures(standby)).toBe(0);
+  },
+);
 
 describe("an archive of another cluster", () => {
-  test("is refused to a new cluster with both identifiers, and nothing in it changes", async () => {
-    await using owner = await archivingServer(18);
-    await untilArchived(owner, await owner.switchWal());
-    const before = await archivedKeys(owner.repository);
-    await using other = await archivingServer(18, owner.repository);
-    await other.switchWal();
-    await untilFailed(other, 0);
-    const log = await other.logText();
-    expect(log).toContain(`${owner.repository} belongs to another cluster`);
-    expect(log).toContain(`with system identifier ${await systemIdentifierOf(owner)}`);
-    expect(log).toContain(`this one has ${await systemIdentifierOf(other)}`);
-    expect(log).toContain("archive command failed with exit code 65");
-    expect(await archivedKeys(owner.repository)).toEqual(before);
-  });
+  test.each([12, 18])(
+    "of PostgreSQL %i: is refused to a new cluster of 18 with both identifiers, and nothing in it changes",
+    async (major) => {
+      await using owner = await archivingServer(major);
+      await untilArchived(owner, await owner.switchWal());
+      const before = await archivedKeys(owner.repository);
+      await using other = await archivingServer(18, owner.repository);
+      await other.switchWal();
+      await untilFailed(other, 0);
+      const log = await other.logText();
+      expect(log).toContain(`${owner.repository} belongs to another cluster`);
+      expect(log).toContain(`with system identifier ${await systemIdentifierOf(owner)}`);
+      expect(log).toContain(`this one has ${await systemIdentifierOf(other)}`);
+      expect(log).toContain("archive command failed with exit code 65");
+      expect(await archivedKeys(owner.repository)).toEqual(before);
+    },
+  );
 
-  test("is refused to a copy that went its own way: the first one's WAL stays as it is", async () => {
-    await using original = await archivingServer(18);
-    await untilArchived(original, await original.switchWal());
-    await original.stop();
-    const directory = join(original.directory, "copy");
-    await cp(original.dataDirectory, directory, { recursive: true, preserveTimestamps: true });
+  test.each([12, 18])(
+    "of PostgreSQL %i: is refused to a copy that went its own way: the first one's WAL stays as it is",
+    async (major) => {
+      await using original = await archivingServer(major);
+      await untilArchived(original, await original.switchWal());
+      await original.stop();
+      const directory = join(original.directory, "copy");
+      await cp(original.dataDirectory, directory, { recursive: true, preserveTimestamps: true });
 
-    await using copy = await startPostgresOn(directory);
-    await copy.query("CREATE TABLE of_the_copy (id int)");
-    const segment = await copy.switchWal();
-    await untilArchived(copy, segment);
-    await copy.stop();
-    const first = await readFile(join(original.repository, "wal_005", `${segment}.zst`));
+      await using copy = await startPostgresOn(directory);
+      await copy.query("CREATE TABLE of_the_copy (id int)");
+      const segment = await copy.switchWal();
+      await untilArchived(copy, segment);
+      await copy.stop();
+      const first = await readFile(join(original.repository, "wal_005", `${segment}.zst`));
 
-    await original.start();
-    await original.query("CREATE TABLE of_the_original (id int, text text)");
-    await original.switchWal();
-    await untilFailed(original, 0);
-    const log = await original.logText();
-    expect(log).toContain(`"${segment}" is already archived with different content`);
-    expect(log).toContain("archive command failed with exit code 65");
-    expect(await readFile(join(original.repository, "wal_005", `${segment}.zst`))).toEqual(first);
-  });
+      await original.start();
+      await original.query("CREATE TABLE of_the_original (id int, text text)");
+      await original.switchWal();
+      await untilFailed(original, 0);
+      const log = await original.logText();
+      expect(log).toContain(`"${segment}" is already archived with different content`);
+      expect(log).toContain("archive command failed with exit code 65");
+      expect(await readFile(join(original.repository, "wal_005", `${segment}.zst`))).toEqual(first);
+    },
+  );
 });
