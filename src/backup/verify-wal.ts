@@ -22,6 +22,7 @@ import type { Backup } from "../repository/backup-catalog.ts";
 import { walKey } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import { forEachAtOnce } from "../system/pool.ts";
+import type { VerifiedSegments } from "./verified-segments.ts";
 import { type Finding, findingOf, type WalReach, type WalRead } from "./verify-report.ts";
 
 export interface VerifyWalContext {
@@ -29,9 +30,11 @@ export interface VerifyWalContext {
   /** Each takes the memory of a few frames. */
   readonly segmentsAtOnce: number;
   /** What was found of segments that another backup needs too: each is read once. */
-  readonly known?: Map<string, "good" | IntegrityError> | undefined;
+  readonly known?: VerifiedSegments | undefined;
   /** Waits a moment: segments are archived side by side, so a gap may close by itself. */
   readonly pause: () => Promise<void>;
+  /** Takes how many bytes of content there are to read, when that is known. */
+  readonly onPlan: (bytes: number) => void;
   /** Takes how many bytes of content were read. */
   readonly onRead: (bytes: number) => void;
   readonly signal: AbortSignal;
@@ -67,6 +70,7 @@ export async function verifyWal(backup: Backup, reach: WalReach, context: Verify
     reach === "stop of the backup"
       ? { stretches: [{ ...ownStretch(backup), gaps: [] }].filter(isNotEmpty), notes: [] }
       : await planToEnd(backup, context, found);
+  context.onPlan(segmentsToRead(plan.stretches, backup, context) * backup.segmentSize);
   const read: WalRead[] = [];
   for (const stretch of plan.stretches) read.push(await readStretch(stretch, backup, { ...context, found }));
   return { read, findings, notes: plan.notes };
@@ -240,6 +244,15 @@ function* numbersOf({ first, last }: Range, without: readonly Range[]): Generato
     number = gap.last + 1n;
   }
   for (; number <= last; number++) yield number;
+}
+
+function segmentsToRead(stretches: readonly Stretch[], { segmentSize }: Backup, { known }: VerifyWalContext): number {
+  let count = 0;
+  for (const stretch of stretches) {
+    for (const number of numbersOf(stretch, stretch.gaps))
+      if (known?.get(segmentAt(stretch.timeline, number, segmentSize).name) === undefined) count++;
+  }
+  return count;
 }
 
 /** In order, and neighbours as one. */

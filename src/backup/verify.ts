@@ -7,14 +7,15 @@
  */
 import type { Zstd } from "../codec/zstd.ts";
 import { AccessError, Failure, IntegrityError, NotFoundError, StorageError, UsageError } from "../errors.ts";
+import type { SegmentSize } from "../postgres/wal-segment.ts";
 import { type Backup, readCatalog } from "../repository/backup-catalog.ts";
 import { sentinelKey } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import { abortableDelay } from "../system/delay.ts";
-import type { Log } from "../system/log.ts";
-import { formatBytes } from "../system/quantity.ts";
+import type { RunningProgress, StartProgress } from "../system/progress.ts";
 import { selectBackup } from "./fetch.ts";
+import { VerifiedSegments } from "./verified-segments.ts";
 import { verifyParts } from "./verify-parts.ts";
 import { findingOf, type VerifiedBackup, type VerifyReport } from "./verify-report.ts";
 import { type VerifiedWal, verifyWal } from "./verify-wal.ts";
@@ -27,7 +28,7 @@ export interface VerifyContext {
   readonly atOnce: number;
   /** How long to wait for a gap at the end of the archive to close, a few times. */
   readonly gapPauseMs: number;
-  readonly log: Log;
+  readonly startProgress: StartProgress;
   readonly now: () => Date;
   readonly signal: AbortSignal;
 }
@@ -48,15 +49,16 @@ export async function verifyBackups(
   const startedAt = now();
   const chosen = typeof backups === "string" ? await chooseOne(backups, store) : await chooseAll(store);
   const newest = walToEnd === "newest" ? await newestOf(chosen, store) : undefined;
-  const known = chosen.length > 1 ? new Map<string, "good" | IntegrityError>() : undefined;
-  const progress = new Progress(context);
+  const known = new Map<SegmentSize, VerifiedSegments>();
+  using progress = context.startProgress("read");
 
   const verified: VerifiedBackup[] = [];
   let stoppedBy: Failure | undefined;
-  for (const each of chosen) {
+  for (const [n, each] of chosen.entries()) {
     const walReach = walToEnd === "each" || each.name === newest ? "end of the archive" : "stop of the backup";
+    const title = chosen.length > 1 ? `backup ${n + 1} of ${chosen.length}, ` : "";
     try {
-      verified.push(await verifyOne(each, { ...context, walReach, known, progress }));
+      verified.push(await verifyOne(each, { ...context, walReach, known, progress, title }));
     } catch (error) {
       context.signal.throwIfAborted();
       if (!(error instanceof StorageError || error instanceof AccessError)) throw error;
@@ -109,12 +111,14 @@ async function newestOf(chosen: readonly Chosen[], store: ObjectStore): Promise<
 
 interface OneContext extends VerifyContext {
   readonly walReach: VerifiedBackup["walReach"];
-  readonly known: Map<string, "good" | IntegrityError> | undefined;
-  readonly progress: Progress;
+  readonly known: Map<SegmentSize, VerifiedSegments>;
+  readonly progress: RunningProgress;
+  /** Of the backup, in what is told of the progress. */
+  readonly title: string;
 }
 
 async function verifyOne({ name, backup }: Chosen, context: OneContext): Promise<VerifiedBackup> {
-  const { store, now, walReach, progress } = context;
+  const { store, now, walReach, progress, title } = context;
   const begun = now().getTime();
   const duration = () => now().getTime() - begun;
   if (backup instanceof Failure) {
@@ -123,10 +127,11 @@ async function verifyOne({ name, backup }: Chosen, context: OneContext): Promise
     return { name, parts: undefined, wal: [], walReach, findings, notes: [], durationMs: duration() };
   }
 
-  progress.begin(`the parts of backup "${name}"`);
-  const onRead = (bytes: number) => progress.add(bytes);
+  progress.turnTo(`${title}parts: read`);
+  progress.expect(backup.uncompressedBytes);
+  const onRead = (bytes: number) => progress.advance(bytes);
   const parts = await verifyParts(backup, { ...context, partsAtOnce: context.atOnce, onRead });
-  progress.begin(`the WAL of backup "${name}"`);
+  progress.turnTo(`${title}WAL: read`);
   const wal = await verifyItsWal(backup, { ...context, onRead });
 
   const notes = [
@@ -152,10 +157,14 @@ async function verifyItsWal(
   backup: Backup,
   context: OneContext & { readonly onRead: (bytes: number) => void },
 ): Promise<VerifiedWal> {
-  const { atOnce, gapPauseMs, signal, walReach } = context;
+  const { atOnce, gapPauseMs, signal, walReach, known, progress } = context;
+  const ofItsSize = known.get(backup.segmentSize) ?? new VerifiedSegments(backup.segmentSize);
+  known.set(backup.segmentSize, ofItsSize);
   const fitting = Math.floor(SEGMENT_MEMORY_BYTES / (2 * backup.segmentSize));
   return await verifyWal(backup, walReach, {
     ...context,
+    known: ofItsSize,
+    onPlan: (bytes) => progress.expect(bytes),
     segmentsAtOnce: Math.max(1, Math.min(atOnce, fitting)),
     pause: () => abortableDelay(gapPauseMs, signal),
   });
@@ -170,33 +179,4 @@ async function isGone({ name }: Backup, store: ObjectStore): Promise<boolean> {
       throw error;
     },
   );
-}
-
-const TELL_EVERY_MS = 15_000;
-
-/** A line of the log now and then. */
-class Progress {
-  readonly #log: Log;
-  readonly #now: () => Date;
-  #what = "";
-  #bytes = 0;
-  #told: number;
-
-  constructor({ log, now }: Pick<VerifyContext, "log" | "now">) {
-    [this.#log, this.#now] = [log, now];
-    this.#told = now().getTime();
-  }
-
-  begin(what: string): void {
-    this.#what = what;
-    this.#bytes = 0;
-  }
-
-  add(bytes: number): void {
-    this.#bytes += bytes;
-    const now = this.#now().getTime();
-    if (now - this.#told < TELL_EVERY_MS) return;
-    this.#told = now;
-    this.#log.info(`reading ${this.#what}: ${formatBytes(this.#bytes)} so far`);
-  }
 }

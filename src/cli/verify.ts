@@ -63,7 +63,7 @@ export const verify: Command = {
       ]);
     await using repository = await openRepository(context);
     const { store, archive, zstd } = repository;
-    const { settings, log, now, signal, output } = context;
+    const { settings, startProgress, now, signal, output } = context;
     const choice = {
       backups: words.isSet("all") ? { all: true as const } : (name ?? "LATEST"),
       walToEnd: words.isSet("wal") ? ("each" as const) : ("newest" as const),
@@ -74,7 +74,7 @@ export const verify: Command = {
       zstd: await zstd(),
       atOnce: settings.downloadConcurrency,
       gapPauseMs: 1_000,
-      log,
+      startProgress,
       now,
       signal,
     });

@@ -15,13 +15,16 @@ export interface Progress {
 }
 
 /** It is shown until it is disposed. */
-export interface RunningProgress extends Progress, Disposable {}
+export interface RunningProgress extends Progress, Disposable {
+  /** Goes on to another piece of work, of which nothing is done yet. Messages keep their distances. */
+  turnTo(what: string): void;
+}
 
 /** @param what  in the past, as in "copied 3.2 GiB of 10.0 GiB (32 %), 412.0 MiB/s, 17 s left" */
 export type StartProgress = (what: string) => RunningProgress;
 
 /** For work that nobody watches. */
-export const NO_PROGRESS: StartProgress = () => ({ expect() {}, advance() {}, [Symbol.dispose]() {} });
+export const NO_PROGRESS: StartProgress = () => ({ expect() {}, advance() {}, turnTo() {}, [Symbol.dispose]() {} });
 
 export interface ProgressContext {
   readonly log: Log;
@@ -44,16 +47,17 @@ const LONGEST_SILENCE_MS = 10 * 60_000;
 const RATE_OVER_MS = 15_000;
 
 export function progressIn(context: ProgressContext): StartProgress {
-  return (what) => {
+  return (first) => {
     const { log, line, now, every } = context;
-    const course = new Course(now());
+    const startedAt = now();
+    let [what, course] = [first, new Course(startedAt)];
     const text = () => `${what} ${course.describe(now())}`;
     const draw = () => line?.show(text());
-    let nextMessageAt = now() + FIRST_MESSAGE_MS;
+    let nextMessageAt = startedAt + FIRST_MESSAGE_MS;
     const tell = () => {
       if (now() < nextMessageAt) return;
       log.info(text());
-      const silence = Math.max(FIRST_MESSAGE_MS, (now() - course.startedAt) / 2);
+      const silence = Math.max(FIRST_MESSAGE_MS, (now() - startedAt) / 2);
       nextMessageAt = now() + Math.min(LONGEST_SILENCE_MS, silence);
     };
 
@@ -64,6 +68,9 @@ export function progressIn(context: ProgressContext): StartProgress {
       },
       advance: (bytes) => {
         course.doneBytes += bytes;
+      },
+      turnTo: (next) => {
+        [what, course] = [next, new Course(now())];
       },
       [Symbol.dispose]() {
         ticking[Symbol.dispose]();
@@ -79,14 +86,12 @@ export function repeat(ms: number, tick: () => void): Disposable {
 }
 
 class Course {
-  readonly startedAt: number;
   totalBytes: number | undefined;
   doneBytes = 0;
   /** What was done by when, as far back as the rate looks. */
   readonly #marks: { readonly at: number; readonly doneBytes: number }[];
 
   constructor(startedAt: number) {
-    this.startedAt = startedAt;
     this.#marks = [{ at: startedAt, doneBytes: 0 }];
   }
 

@@ -67,8 +67,9 @@ property(
     } else expect(existsSync(join(target, CONTROL))).toBe(false);
 
     const isVerified = await answerOf(DOCUMENTED, async () => {
-      const context = { store, zstd, archive, atOnce: 2, gapPauseMs: 0, log, now: () => new Date(0), signal };
-      checkReport(await verifyBackups({ backups: name, walToEnd: "newest" }, context));
+      const context = { store, zstd, archive, atOnce: 2, gapPauseMs: 0, now: () => new Date(0), signal };
+      const choice = { backups: name, walToEnd: "newest" } as const;
+      checkReport(await verifyBackups(choice, { ...context, startProgress: NO_PROGRESS }));
       return true;
     });
     // verify says the same as a restore, and looks at WAL besides.

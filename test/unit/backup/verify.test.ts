@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { type VerifyChoice, type VerifyContext, verifyBackups } from "../../../src/backup/verify.ts";
+import { type VerifyChoice, verifyBackups } from "../../../src/backup/verify.ts";
 import {
   checkReport,
   formatVerifyJson,
@@ -13,13 +13,13 @@ import { AccessError, IntegrityError, NotFoundError, StorageError } from "../../
 import { backupKeys, partKey, walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
+import type { StartProgress } from "../../../src/system/progress.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { readGolden } from "../../support/golden.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { random } from "../../support/random.ts";
 import { putBackup, putWal } from "../../support/stored-backup.ts";
 import { SYSTEM_IDENTIFIER } from "../../support/wal-content.ts";
-import { recordedLog } from "../postgres/recorded-log.ts";
 
 const zstd = await openZstd(3);
 const OLD = "base_000000010000000000000001";
@@ -71,10 +71,10 @@ async function repository(): Promise<MemoryObjectStore> {
   return store;
 }
 
-interface Options extends Partial<VerifyChoice>, Partial<Pick<VerifyContext, "now">> {}
+type Options = Partial<VerifyChoice>;
 
-async function verify(store: ObjectStore, { backups = "LATEST", walToEnd = "newest", now }: Options = {}) {
-  const { log, lines } = recordedLog();
+async function verify(store: ObjectStore, { backups = "LATEST", walToEnd = "newest" }: Options = {}) {
+  const shown: string[] = [];
   const report = await verifyBackups(
     { backups, walToEnd },
     {
@@ -83,13 +83,34 @@ async function verify(store: ObjectStore, { backups = "LATEST", walToEnd = "newe
       archive: openWalArchive(store, async () => zstd),
       atOnce: 3,
       gapPauseMs: 1,
-      log,
-      now: now ?? (() => new Date(0)),
+      startProgress: recordedIn(shown),
+      now: () => new Date(0),
       signal: new AbortController().signal,
     },
   );
-  return { report, lines };
+  return { report, shown };
 }
+
+/** A line for each piece of work when it is left: "what bytes of total". */
+const recordedIn =
+  (shown: string[]): StartProgress =>
+  (first) => {
+    let [what, done, total] = [first, 0, 0];
+    const leave = () => void (what && shown.push(`${what} ${done} of ${total}`));
+    return {
+      expect: (bytes) => {
+        total = bytes;
+      },
+      advance: (bytes) => {
+        done += bytes;
+      },
+      turnTo: (next) => {
+        leave();
+        [what, done, total] = [next, 0, 0];
+      },
+      [Symbol.dispose]: leave,
+    };
+  };
 
 const found = (report: VerifyReport) =>
   report.backups.flatMap(({ findings }) => findings.map(({ key, problem }) => `${key}: ${problem}`));
@@ -114,7 +135,7 @@ const cutTo = (end: number) => (body: Uint8Array) => body.slice(0, end);
 describe("verifyBackups()", () => {
   test("reads the newest backup, and WAL along both timelines to their ends", async () => {
     const store = await repository();
-    const { report, lines } = await verify(store);
+    const { report } = await verify(store);
     expect(report).toMatchObject({ location: "memory://test", stoppedBy: undefined });
     expect(report.backups).toEqual([
       {
@@ -137,7 +158,6 @@ describe("verifyBackups()", () => {
       },
     ]);
     expect(() => checkReport(report)).not.toThrow();
-    expect(lines).toEqual([]);
   });
 
   test("reads of an older backup the WAL up to its own stop, and with --wal on to the end", async () => {
@@ -174,16 +194,21 @@ describe("verifyBackups()", () => {
     expect(counting.calls.filter((call) => !/^(get|head|list|listLevel|open) /.test(call))).toEqual([]);
   });
 
-  test("tells how far it is every 15 seconds", async () => {
-    let calls = 0;
-    // Every second look at the clock is 15 seconds after the one before.
-    const now = () => new Date(7500 * calls++);
-    const { lines } = await verify(await repository(), { now, backups: OLD });
-    expect(lines.length).toBeGreaterThan(3);
-    expect(lines[0]).toMatch(/^INFO: reading the parts of backup "base_000000010000000000000001": \d\.\d MiB so far$/);
-    expect(lines.at(-1)).toMatch(
-      /^INFO: reading the WAL of backup "base_000000010000000000000001": \d\.\d MiB so far$/,
-    );
+  test("tells how far it is, and how much there is to read", async () => {
+    const [parts, wal] = [2_583_195, 2 ** 20];
+    expect((await verify(await repository())).shown).toEqual([
+      "read 0 of 0",
+      `parts: read ${parts} of ${parts}`,
+      `WAL: read ${8 * wal} of ${8 * wal}`,
+    ]);
+    // What the first backup has had read is not read again.
+    expect((await verify(await repository(), { backups: { all: true }, walToEnd: "each" })).shown).toEqual([
+      "read 0 of 0",
+      `backup 1 of 2, parts: read ${parts} of ${parts}`,
+      `backup 1 of 2, WAL: read ${11 * wal} of ${11 * wal}`,
+      `backup 2 of 2, parts: read ${parts} of ${parts}`,
+      "backup 2 of 2, WAL: read 0 of 0",
+    ]);
   });
 });
 

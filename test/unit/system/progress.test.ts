@@ -79,6 +79,19 @@ describe("without a terminal", () => {
     expectLog("INFO: copied 60.0 MiB of 60.0 MiB (100 %), 2.0 MiB/s, 0 s left");
   });
 
+  test("the next piece of work begins at nothing, and is no reason for a message sooner or later", () => {
+    const { time, progress, expectLog } = setUp();
+    progress.expect(1000 * MiB);
+    time.pass(20 * SECOND, () => progress.advance(10 * MiB));
+    progress.turnTo("compared");
+    time.pass(10 * SECOND, () => progress.advance(5 * MiB));
+    expectLog("INFO: compared 50.0 MiB, 5.0 MiB/s");
+    progress.turnTo("synced");
+    progress.expect(100 * MiB);
+    time.pass(30 * SECOND, () => progress.advance(1 * MiB));
+    expectLog("INFO: synced 30.0 MiB of 100.0 MiB (30 %), 1.0 MiB/s, 70 s left");
+  });
+
   test("ten hours are told in fewer than 70 messages, and none is further from the next than ten minutes", () => {
     const time = clock();
     const at: number[] = [];
