@@ -44,7 +44,7 @@ export async function startRecovery(context: RecoveryContext): Promise<ScratchSe
     socketDirectory: scratch.socketDirectory,
     hbaFile: files.hba,
     identFile: files.ident,
-    limits: (await readPgControl(dataDirectory)).limits,
+    control: await readPgControl(dataDirectory),
     recovery: plan.settings,
   });
   await writeOwned(files.config, `${formatSettings(settings).join("\n")}\n`, 0o600, owner);

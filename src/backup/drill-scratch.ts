@@ -4,6 +4,7 @@ import { chown, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "n
 import { join } from "node:path";
 import { DestinationError, reasonOf, UsageError } from "../errors.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
+import { mostWalBytes } from "../postgres/scratch-settings.ts";
 import { accountNamed } from "../system/account.ts";
 import { destinationError } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
@@ -139,10 +140,9 @@ async function readIfAllowed(path: string): Promise<string | undefined> {
 /** @throws DestinationError  less is free than will come while WAL is replayed */
 export function checkSpaceForWal(
   { directory, bytes, freeBytes }: { readonly directory: string; readonly bytes: number; readonly freeBytes: number },
-  walBytes: number,
+  { segments, segmentSize }: { readonly segments: number; readonly segmentSize: number },
 ): void {
-  // The server removes what it has replayed, and keeps about this much (max_wal_size).
-  const needed = bytes + Math.min(walBytes, 2 ** 30);
+  const needed = bytes + Math.min(segments * segmentSize, mostWalBytes(segmentSize));
   if (needed <= freeBytes) return;
   throw new DestinationError(`the backup and the WAL that is replayed do not fit into "${directory}"`, {
     detail: `${formatBytes(needed)} go there, and ${formatBytes(freeBytes)} are free.`,

@@ -75,7 +75,8 @@ export async function drillBackup(request: DrillRequest, context: DrillContext):
   await using scratch = await makeScratch(request.scratch, owner, log);
   const restoring: RestoreContext = { ...context, signal, tablespaces: { kind: "inside" } };
   const plan = await planRestore(scratch.dataDirectory, { ...request, action: "promote", role: "primary" }, restoring);
-  for (const use of plan.fetch.space) checkSpaceForWal(use, plan.wal.segments * plan.backup.segmentSize);
+  const { segmentSize } = plan.backup;
+  for (const use of plan.fetch.space) checkSpaceForWal(use, { segments: plan.wal.segments, segmentSize });
   const search = { directory: request.programs, path: request.env["PATH"], account: owner };
   const programs = await findServerPrograms(Math.floor(plan.backup.pgVersion / 10_000), search);
   await checkAccount(owner, scratch, request.program);

@@ -5,7 +5,7 @@
  * What is not set here has PostgreSQL's own initial value, which does none of these. Source: guc_tables.c.
  */
 import type { ConfSettings } from "./auto-conf.ts";
-import type { ServerLimits } from "./pg-control.ts";
+import type { PgControl } from "./pg-control.ts";
 
 export interface ScratchServerOptions {
   readonly major: number;
@@ -13,8 +13,7 @@ export interface ScratchServerOptions {
   readonly socketDirectory: string;
   readonly hbaFile: string;
   readonly identFile: string;
-  /** Of pg_control. */
-  readonly limits: ServerLimits;
+  readonly control: Pick<PgControl, "limits" | "walSegmentSizeBytes">;
   /** What recovery is told. */
   readonly recovery: ConfSettings;
 }
@@ -29,8 +28,16 @@ const LEAST_PREPARED_TRANSACTIONS = 100;
 /** Progress of logical replication is restored at the start, one entry for each origin (StartupReplicationOrigin). */
 const REPLICATION_ORIGINS = 1000;
 
+const MiB = 2 ** 20;
+/** The server starts with none that is below two segments (ReadControlFile in xlog.c), which its own of 80 MB is from 64 MiB on. */
+const leastWalBytes = (segmentBytes: number) => 2 * segmentBytes;
+
+/** How much WAL the server keeps of what it has replayed: its own max_wal_size, or the least that it starts with. */
+export const mostWalBytes = (segmentBytes: number): number => Math.max(1024 * MiB, leastWalBytes(segmentBytes));
+
 export function scratchSettings(options: ScratchServerOptions): ConfSettings {
-  const { major, dataDirectory, socketDirectory, hbaFile, identFile, limits, recovery } = options;
+  const { major, dataDirectory, socketDirectory, hbaFile, identFile, control, recovery } = options;
+  const { limits, walSegmentSizeBytes } = control;
   const settings = {
     data_directory: dataDirectory,
     hba_file: hbaFile,
@@ -44,6 +51,8 @@ export function scratchSettings(options: ScratchServerOptions): ConfSettings {
     max_prepared_transactions: Math.max(limits.max_prepared_transactions, LEAST_PREPARED_TRANSACTIONS),
     max_replication_slots: REPLICATION_ORIGINS,
     ...(major >= 18 && { max_active_replication_origins: REPLICATION_ORIGINS }),
+    min_wal_size: `${leastWalBytes(walSegmentSizeBytes) / MiB}MB`,
+    max_wal_size: `${mostWalBytes(walSegmentSizeBytes) / MiB}MB`,
     // With it on, replay stops where the source raised one of its limits (CheckRequiredParameterValues).
     hot_standby: "off",
     max_logical_replication_workers: 0,
