@@ -55,7 +55,7 @@ export function filesOfFilesMetadata(
   body: Uint8Array,
   url: string,
 ): ReadonlyMap<string, readonly string[]> | undefined {
-  const sets = JsonFields.parse(new TextDecoder().decode(body), url).object("TarFileSets");
+  const sets = JsonFields.parse(new TextDecoder().decode(body), url, "small").object("TarFileSets");
   if (sets === undefined || sets.names().length === 0) return undefined;
   return new Map(
     sets

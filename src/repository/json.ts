@@ -19,19 +19,22 @@ export function formatJson(value: unknown, indent?: number): string {
 
 type Reviver = (this: unknown, key: string, value: unknown, context: { readonly source?: string }) => unknown;
 
+/** Integers that a number cannot hold become bigints; all others stay numbers. */
+const keepLargeIntegers: Reviver = (_, value, { source }) =>
+  typeof value === "number" && !Number.isSafeInteger(value) && source !== undefined && /^-?\d+$/.test(source)
+    ? BigInt(source)
+    : value;
+
 /**
- * Integers that a number cannot hold become bigints; all others stay numbers.
- *
- * @param what  how messages name the text
+ * @param what      how messages name the text
+ * @param integers  "large" keeps those that a number cannot hold, and takes several times the memory
  * @throws IntegrityError  not JSON
  */
-export function parseJson(text: string, what: string): unknown {
-  const keepLargeIntegers: Reviver = (_, value, { source }) =>
-    typeof value === "number" && !Number.isSafeInteger(value) && source !== undefined && /^-?\d+$/.test(source)
-      ? BigInt(source)
-      : value;
+export function parseJson(text: string, what: string, integers: "large" | "small" = "large"): unknown {
   try {
-    return JSON.parse(text, keepLargeIntegers as (key: string, value: unknown) => unknown);
+    return integers === "small"
+      ? JSON.parse(text)
+      : JSON.parse(text, keepLargeIntegers as (key: string, value: unknown) => unknown);
   } catch (cause) {
     throw new IntegrityError(`${what} is not valid JSON`, { detail: `${reasonOf(cause)}.`, cause });
   }
@@ -52,8 +55,8 @@ export class JsonFields {
     this.#what = what;
   }
 
-  static parse(text: string, what: string): JsonFields {
-    return new JsonFields(parseJson(text, what), what);
+  static parse(text: string, what: string, integers: "large" | "small" = "large"): JsonFields {
+    return new JsonFields(parseJson(text, what, integers), what);
   }
 
   /** Everything, also what we do not know. */
