@@ -106,10 +106,10 @@ async function pushOffline(words: Words, context: CommandContext) {
   if (directory === undefined)
     throw new UsageError("no directory was given", { hint: "A server that is shut down cannot be asked for it." });
   await using repository = await openRepository(context);
-  return await pushOfflineBackup(
-    resolve(context.workingDirectory, directory),
-    await pushContext(repository, words, context),
-  );
+  return await pushOfflineBackup(resolve(context.workingDirectory, directory), {
+    ...(await pushContext(repository, words, context)),
+    checkCluster: (systemIdentifier) => repository.identity.check(systemIdentifier),
+  });
 }
 
 async function pushContext(

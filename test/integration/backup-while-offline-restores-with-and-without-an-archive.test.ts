@@ -120,16 +120,34 @@ test("a running server, one that crashed, no directory and no data directory are
 });
 
 test("a second backup of a cluster that was not started since is told that it exists", async () => {
+  await using own = await temporaryRepository();
   await using server = await startPostgres({});
   await server.stop();
-  const name = await pushBackup(server, repository.env, OFFLINE);
-  const before = await repository.keys();
-  const { exitCode, stderr } = await push(server);
+  const name = await pushBackup(server, own.env, OFFLINE);
+  const before = await own.keys();
+  const { exitCode, stderr } = await runWalb(["backup-push", ...OFFLINE, server.dataDirectory], {
+    as: server,
+    env: own.env,
+  });
   expect({ exitCode, stderr }).toEqual({
     exitCode: 65,
     stderr: expect.stringContaining(`there is a backup "${name}" already`),
   });
   expect(stderr).toContain("A stopped cluster has not been started since that backup");
+  expect(await own.keys()).toEqual(before);
+});
+
+test("a cluster whose repository has another cluster's WAL is refused, and nothing is written", async () => {
+  const before = await repository.keys();
+  await using server = await startPostgres({});
+  const own = await server.psql("SELECT system_identifier FROM pg_control_system()");
+  await server.stop();
+  const { exitCode, stderr } = await push(server);
+  expect({ exitCode, stderr }).toEqual({
+    exitCode: 65,
+    stderr: expect.stringContaining(`the archive at file://${repository.directory} belongs to another cluster`),
+  });
+  expect(stderr).toContain(`this one has ${own}.`);
   expect(await repository.keys()).toEqual(before);
 });
 
