@@ -11,7 +11,7 @@ import type { Zstd } from "../codec/zstd.ts";
 import { Failure, IntegrityError, NotFoundError, systemCodeOf } from "../errors.ts";
 import { BACKUP_MANIFEST } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
-import { type Backup, findBackup, readCatalog } from "../repository/backup-catalog.ts";
+import { type Backup, checkOneCluster, findBackup, readCatalog } from "../repository/backup-catalog.ts";
 import { partKey } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import { destinationError, syncDirectory } from "../system/atomic-file.ts";
@@ -227,6 +227,7 @@ async function putControlInPlace(target: string, backup: string): Promise<void> 
   }
 }
 
+/** @throws UsageError  LATEST of more than one cluster */
 export async function selectBackup(store: ObjectStore, name: string): Promise<Backup> {
   if (name !== "LATEST") return findBackup(store, name);
   const { backups, unreadable } = await readCatalog(store);
@@ -244,6 +245,7 @@ export async function selectBackup(store: ObjectStore, name: string): Promise<Ba
     });
   }
   if (newest === undefined) throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
+  checkOneCluster(backups, { location: store.location, hint: "Name a backup instead of LATEST." });
   return newest;
 }
 

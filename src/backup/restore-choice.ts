@@ -3,7 +3,7 @@ import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
 import { formatLsn, type Lsn } from "../postgres/lsn.ts";
 import { describeTarget, formatTime, microsecondsOf, type RecoveryTarget } from "../postgres/recovery-target.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
-import { type Backup, findBackup, readCatalog } from "../repository/backup-catalog.ts";
+import { type Backup, checkOneCluster, findBackup, readCatalog } from "../repository/backup-catalog.ts";
 import {
   type BackupBound,
   boundOf,
@@ -19,7 +19,11 @@ import { findTarget, newestTimeline, type Reading, readHistoryText } from "./rec
 import { readSettledRuns } from "./restore-reach.ts";
 import type { RestoreContext, RestoreRequest } from "./restore-request.ts";
 
-export async function readBackups({ store, log }: RestoreContext): Promise<readonly Backup[]> {
+/** @returns those of one cluster: of the named backup's, where one is named */
+export async function readBackups(
+  { backup: name }: Pick<RestoreRequest, "backup">,
+  { store, log }: RestoreContext,
+): Promise<readonly Backup[]> {
   const { backups, unreadable } = await readCatalog(store);
   for (const { name, failure } of unreadable) {
     log.warning(`backup "${name}" cannot be read, and is not considered`, {
@@ -27,6 +31,12 @@ export async function readBackups({ store, log }: RestoreContext): Promise<reado
     });
   }
   if (backups.length === 0) throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
+  if (name !== undefined) {
+    // One that is not among them is refused with its own reason.
+    const named = backups.find((backup) => backup.name === name) ?? (await findBackup(store, name));
+    return backups.filter(({ systemIdentifier }) => systemIdentifier === named.systemIdentifier);
+  }
+  checkOneCluster(backups, { location: store.location, hint: "Say --backup with one of them." });
   return backups;
 }
 

@@ -48,7 +48,7 @@ export async function planRestore(
   const request = { ...asked, backup: asked.backup ?? context.interrupted?.identity.backup };
   // Before the archive is read, which may take a while.
   if (context.interrupted === undefined) await checkWritable(await planTarget(directory, [], context.tablespaces));
-  const backups = await readBackups(context);
+  const backups = await readBackups(request, context);
   const way = await chooseWay(backups, request, context);
   const { backup, because, path } = await chooseForTarget(way, request, context);
   checkVersion(backup);

@@ -7,7 +7,6 @@
  */
 import type { Zstd } from "../codec/zstd.ts";
 import { AccessError, Failure, IntegrityError, NotFoundError, StorageError, UsageError } from "../errors.ts";
-import type { SegmentSize } from "../postgres/wal-segment.ts";
 import { type Backup, readCatalog } from "../repository/backup-catalog.ts";
 import { sentinelKey } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
@@ -48,14 +47,14 @@ export async function verifyBackups(
   const { store, now } = context;
   const startedAt = now();
   const chosen = typeof backups === "string" ? await chooseOne(backups, store) : await chooseAll(store);
-  const newest = walToEnd === "newest" ? await newestOf(chosen, store) : undefined;
-  const known = new Map<SegmentSize, VerifiedSegments>();
+  const newest = walToEnd === "newest" ? await newestOf(chosen, store) : [];
+  const known = new Map<string, VerifiedSegments>();
   using progress = context.startProgress("read");
 
   const verified: VerifiedBackup[] = [];
   let stoppedBy: Failure | undefined;
   for (const [n, each] of chosen.entries()) {
-    const walReach = walToEnd === "each" || each.name === newest ? "end of the archive" : "stop of the backup";
+    const walReach = walToEnd === "each" || newest.includes(each.name) ? "end of the archive" : "stop of the backup";
     const title = chosen.length > 1 ? `backup ${n + 1} of ${chosen.length}, ` : "";
     try {
       verified.push(await verifyOne(each, { ...context, walReach, known, progress, title }));
@@ -80,7 +79,9 @@ async function chooseOne(name: string, store: ObjectStore): Promise<readonly Cho
     const backup = await selectBackup(store, name);
     return [{ name: backup.name, backup }];
   } catch (failure) {
-    if (!(failure instanceof IntegrityError || failure instanceof UsageError)) throw failure;
+    // Of a named backup, it says what kind it is; of LATEST, that none is chosen.
+    const isOfBackup = failure instanceof IntegrityError || (failure instanceof UsageError && name !== "LATEST");
+    if (!isOfBackup) throw failure;
     return [{ name: name === "LATEST" ? await newestUnreadable(store) : name, backup: failure }];
   }
 }
@@ -104,14 +105,17 @@ async function chooseAll(store: ObjectStore): Promise<readonly Chosen[]> {
   return [...others, ...backups.map((backup) => ({ name: backup.name, backup }))];
 }
 
-async function newestOf(chosen: readonly Chosen[], store: ObjectStore): Promise<string | undefined> {
-  if (chosen.every(({ backup }) => backup instanceof Failure)) return undefined;
-  return (await readCatalog(store)).backups.at(-1)?.name;
+/** Of each cluster, where there are several: WAL that is another's is told as such, and the archive's own is read. */
+async function newestOf(chosen: readonly Chosen[], store: ObjectStore): Promise<readonly string[]> {
+  if (chosen.every(({ backup }) => backup instanceof Failure)) return [];
+  const { backups } = await readCatalog(store);
+  return [...new Map(backups.map(({ name, systemIdentifier }) => [systemIdentifier, name])).values()];
 }
 
 interface OneContext extends VerifyContext {
   readonly walReach: VerifiedBackup["walReach"];
-  readonly known: Map<SegmentSize, VerifiedSegments>;
+  /** By cluster: what is good for one is another's for the other. */
+  readonly known: Map<string, VerifiedSegments>;
   readonly progress: RunningProgress;
   /** Of the backup, in what is told of the progress. */
   readonly title: string;
@@ -158,12 +162,13 @@ async function verifyItsWal(
   context: OneContext & { readonly onRead: (bytes: number) => void },
 ): Promise<VerifiedWal> {
   const { atOnce, gapPauseMs, signal, walReach, known, progress } = context;
-  const ofItsSize = known.get(backup.segmentSize) ?? new VerifiedSegments(backup.segmentSize);
-  known.set(backup.segmentSize, ofItsSize);
+  const cluster = `${backup.systemIdentifier} ${backup.segmentSize}`;
+  const knownOfIt = known.get(cluster) ?? new VerifiedSegments(backup.segmentSize);
+  known.set(cluster, knownOfIt);
   const fitting = Math.floor(SEGMENT_MEMORY_BYTES / (2 * backup.segmentSize));
   return await verifyWal(backup, walReach, {
     ...context,
-    known: ofItsSize,
+    known: knownOfIt,
     onPlan: (bytes) => progress.expect(bytes),
     segmentsAtOnce: Math.max(1, Math.min(atOnce, fitting)),
     pause: () => abortableDelay(gapPauseMs, signal),

@@ -143,10 +143,14 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
 
 /** WAL-E took a segment's name as well: then everything before the oldest backup that starts at it or later goes. */
 async function nameOf(
-  { value }: Deletion,
-  backups: readonly { readonly name: string; readonly startSegment?: string }[],
+  { value, repository }: Deletion,
+  backups: readonly { readonly name: string; readonly systemIdentifier: bigint }[],
 ): Promise<string> {
-  if (value === "LATEST") return backups.at(-1)?.name ?? value;
+  if (value === "LATEST") {
+    const { checkOneCluster } = await import("../repository/backup-catalog.ts");
+    checkOneCluster(backups, { location: repository.store.location, hint: "Name a backup instead of LATEST." });
+    return backups.at(-1)?.name ?? value;
+  }
   if (!/^[0-9A-F]{24}$/.test(value ?? "")) return value ?? "";
   const from = backups.find(({ name }) => name.slice("base_".length) >= (value ?? ""));
   if (from) return from.name;

@@ -67,6 +67,26 @@ export async function findBackup(store: ObjectStore, name: string): Promise<Back
   }
 }
 
+/**
+ * What is newest, or leads to a target, means nothing across clusters: the newest backup of a prefix that two of them use is
+ * now that of one and now that of the other.
+ *
+ * @param hint  how the user says which is meant
+ * @throws UsageError  they are of more than one
+ */
+export function checkOneCluster(
+  backups: readonly Pick<Backup, "name" | "systemIdentifier">[],
+  { location, hint }: { readonly location: string; readonly hint: string },
+): void {
+  const newest = new Map(backups.map(({ name, systemIdentifier }) => [systemIdentifier, name]));
+  if (newest.size <= 1) return;
+  const each = [...newest].map(([systemIdentifier, name]) => `"${name}" of ${systemIdentifier}`);
+  throw new UsageError(`the backups are of ${newest.size} clusters, and it is not said which is meant`, {
+    detail: `Looked in ${location}. The newest of each, by system identifier: ${each.join(", ")}.`,
+    hint: `${hint} "wal-b backup-list --detail" shows whose each is. Give each cluster a prefix of its own.`,
+  });
+}
+
 interface BackupObjects {
   readonly sentinel: Uint8Array;
   /** Other tools' backups may have none. */

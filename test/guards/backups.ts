@@ -31,6 +31,15 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       fails: "a newer format",
     },
     {
+      guards: "nobody gets another cluster's backup for the latest",
+      file: "repository/backup-catalog.ts",
+      search: "  if (newest.size <= 1) return;",
+      replacement: "  if (newest.size >= 0) return;",
+      test: "test/cli/two-clusters.test.ts",
+      fails: "64, and nothing is written: > backup-fetch LATEST",
+      needs: "program",
+    },
+    {
       guards: "a backup waits for all WAL from start to stop",
       file: "backup/push.ts",
       search:

@@ -31,13 +31,20 @@ export interface StoredBackup {
   /** Part → path → content; pg_control has a part of its own. */
   readonly parts: Readonly<Record<string, Readonly<Record<string, Uint8Array>>>>;
   readonly finishedAt?: Date;
+  readonly systemIdentifier?: bigint;
 }
 
 /** @returns the name of the backup */
 export async function putBackup(
   store: ObjectStore,
   zstd: Zstd,
-  { startSegment, segments = 1, parts, finishedAt = new Date(1000) }: StoredBackup,
+  {
+    startSegment,
+    segments = 1,
+    parts,
+    finishedAt = new Date(1000),
+    systemIdentifier = SYSTEM_IDENTIFIER,
+  }: StoredBackup,
 ): Promise<string> {
   const name = backupNameOf(startSegment);
   const segmentSize = MiB as SegmentSize;
@@ -66,12 +73,12 @@ export async function putBackup(
     filesMetadata.add({ part, files: Object.keys(files).map((path) => ({ memberName: `/${path}`, modifiedAt })) });
   }
   const wal = { timeline: position.timeline, startLsn, endLsn: stopLsn };
-  const text = manifest.finish({ major: 18, systemIdentifier: SYSTEM_IDENTIFIER, wal });
+  const text = manifest.finish({ major: 18, systemIdentifier, wal });
   await upload.putManifest(text);
   await upload.putFilesMetadata(filesMetadata.finish());
   await upload.publish({
     ...{ startLsn, stopLsn, segmentSize, uncompressedBytes, compressedBytes, finishedAt },
-    systemIdentifier: SYSTEM_IDENTIFIER,
+    systemIdentifier,
     pgVersion: 180004,
     timeline: position.timeline,
     startedAt: new Date(0),
