@@ -16,7 +16,7 @@ import { type SignalFile, writeRecoverySettings } from "./recovery-settings.ts";
 import { chooseForTarget, chooseWay, readBackups, readingOf, type Way } from "./restore-choice.ts";
 import { checkReach, checkStart, readSettledRuns } from "./restore-reach.ts";
 import type { RestoreContext, RestoreRequest } from "./restore-request.ts";
-import { checkWritable, type PreparedTarget, planTarget } from "./target.ts";
+import { checkTarget, type PreparedTarget } from "./target.ts";
 
 export interface RestorePlan {
   readonly backup: Backup;
@@ -47,7 +47,7 @@ export async function planRestore(
   // One that was interrupted goes on with its backup, also where a newer one would be chosen by now.
   const request = { ...asked, backup: asked.backup ?? context.interrupted?.identity.backup };
   // Before the archive is read, which may take a while.
-  if (context.interrupted === undefined) await checkWritable(await planTarget(directory, [], context.tablespaces));
+  if (context.interrupted === undefined) await checkTarget(directory);
   const backups = await readBackups(request, context);
   const way = await chooseWay(backups, request, context);
   const { backup, because, path } = await chooseForTarget(way, request, context);

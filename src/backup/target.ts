@@ -49,6 +49,12 @@ export interface PreparedTarget {
   readonly owner: Owner | undefined;
 }
 
+/** Before the backup is chosen: whether anything could be restored there. @throws as planTarget() */
+export async function checkTarget(target: string): Promise<void> {
+  await checkEmpty(target);
+  await checkWritable({ target, tablespaces: [] });
+}
+
 /**
  * Decides where everything goes, and changes nothing.
  *
@@ -61,6 +67,7 @@ export async function planTarget(
   choice: TablespaceChoice,
 ): Promise<TargetPlan> {
   const prepared = await checkEmpty(target);
+  refuseOtherLinks(target, prepared, tablespaces);
   const places = tablespaces.map((tablespace) => ({
     ...tablespace,
     place: placeOf(tablespace, target, choice, prepared),
@@ -203,12 +210,30 @@ async function checkEmpty(target: string): Promise<ReadonlyMap<string, string>> 
   const links = new Map<string, string>();
   if (names.length === 0) return links;
   const directory = join(target, "pg_tblspc");
+  if ((await lstat(directory)).isSymbolicLink()) throw linkToNothingOfOurs(directory);
   for (const name of await namesIn(directory)) {
     const link = join(directory, name);
     if (!/^\d+$/.test(name) || !(await lstat(link)).isSymbolicLink()) throw notEmpty(target, [`pg_tblspc/${name}`]);
     links.set(name, resolve(directory, await readlink(link)));
   }
   return links;
+}
+
+/** A file that the backup has below such a link would be written to where it leads. */
+function refuseOtherLinks(
+  target: string,
+  prepared: ReadonlyMap<string, string>,
+  tablespaces: readonly Tablespace[],
+): void {
+  const other = prepared.keys().find((oid) => !tablespaces.some((tablespace) => tablespace.oid === oid));
+  if (other !== undefined) throw linkToNothingOfOurs(join(target, "pg_tblspc", other));
+}
+
+function linkToNothingOfOurs(link: string): DestinationError {
+  return new DestinationError(`"${link}" is a link, and not that of a tablespace of the backup`, {
+    detail: "What is restored below it would come to lie outside of the directory.",
+    hint: "Remove the link. Links of tablespaces are called pg_tblspc/OID.",
+  });
 }
 
 async function refuseInterrupted(target: string): Promise<void> {
