@@ -131,6 +131,13 @@ test("a directory that is not empty, and one that may not be written", async () 
   await rm(closed, { recursive: true });
 });
 
+test("the data directory of a running server", async () => {
+  const { dataDirectory, pid } = server;
+  await refuses([], 73, [`a server runs in "${dataDirectory}"`, `Its process is ${pid}.`], dataDirectory);
+  expect(await readdir(dataDirectory)).not.toContain("backup_label");
+  expect(await server.psql("SELECT count(*) FROM steps")).toBe("13");
+});
+
 test.each([
   [["--to", "2026-11-23 14:42:40"], 'the time "2026-11-23 14:42:40" has no zone'],
   [["--to", "now"], '"now" is not clear as a target'],
@@ -146,18 +153,27 @@ test.each([
 if (process.getuid?.() !== 0) {
   process.stderr.write("not tested: a file system that is too small: that needs root\n");
 } else {
-  test("a file system that is too small", async () => {
-    const small = await server.makeDirectory("small");
-    const mounted = await runProgram(["mount", "-t", "tmpfs", "-o", "size=4m", "small", small]);
+  test.each([
+    ["too small", "size=4m", (at: string) => [`the backup does not fit into "${at}"`, "4.0 MiB are free"]],
+    ["read-only", "ro,mode=777", (at: string) => [`could not prepare "${at}/inside"`, "EROFS"]],
+  ])("a file system that is %s", async (name, options, said) => {
+    const place = await server.makeDirectory(`file system that is ${name}`);
+    const mounted = await runProgram(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place]);
     if (mounted.exitCode !== 0) {
-      process.stderr.write(`not tested: a file system that is too small: ${mounted.stderr}\n`);
+      process.stderr.write(`not tested: a file system that is ${name}: ${mounted.stderr}\n`);
       return;
     }
     try {
-      await giveTo(server.account, small);
-      await refuses([], 73, [`the backup does not fit into "${small}"`, "4.0 MiB are free"], join(small, "inside"));
+      if (name === "too small") await giveTo(server.account, place);
+      await refuses([], 73, said(place), join(place, "inside"));
+      const fetched = await runWalb(["backup-fetch", join(place, "inside"), "LATEST"], {
+        as: server,
+        env: repository.env,
+      });
+      expect(fetched.exitCode).toBe(73);
+      for (const text of said(place)) expect(fetched.stderr).toContain(text);
     } finally {
-      await runProgram(["umount", small]);
+      await runProgram(["umount", place]);
     }
   });
 }
