@@ -349,7 +349,8 @@ async function syncFile(path: string): Promise<void> {
   await file.sync();
 }
 
-async function madeDurable(path: string, sync: () => Promise<void>): Promise<void> {
+/** @throws DestinationError  naming the path */
+export async function madeDurable(path: string, sync: () => Promise<void>): Promise<void> {
   try {
     await sync();
   } catch (cause) {
