@@ -33,7 +33,8 @@ export function tlsSettings(parameters: Parameters, homeDirectory: string | unde
 
   // Where there is a root certificate it is used, whatever the mode: "require" then means "verify-ca".
   const rootPath = parameters.sslrootcert?.value ?? inHome("root.crt");
-  const rootStat = rootPath === undefined ? undefined : statOf(rootPath);
+  const rootStat =
+    rootPath === undefined ? undefined : statOf(rootPath, parameters.sslrootcert ? "named" : "looked for");
   if (rootPath === undefined || !rootStat) {
     if (mode === "verify-ca" || mode === "verify-full") {
       throw new UsageError(`root certificate file "${rootPath ?? "~/.postgresql/root.crt"}" does not exist`, {
@@ -76,7 +77,7 @@ function sslMode({ sslmode }: Parameters, system: boolean): SslMode {
 function clientCertificate(parameters: Parameters, inHome: (name: string) => string | undefined) {
   const { sslcert, sslkey, sslpassword } = parameters;
   const certificatePath = sslcert?.value ?? inHome("postgresql.crt");
-  if (certificatePath === undefined || !statOf(certificatePath)) {
+  if (certificatePath === undefined || !statOf(certificatePath, sslcert ? "named" : "looked for")) {
     if (sslcert)
       throw new UsageError(`certificate file "${sslcert.value}" does not exist`, {
         hint: `${sslcert.source} names it.`,
@@ -85,7 +86,7 @@ function clientCertificate(parameters: Parameters, inHome: (name: string) => str
   }
 
   const keyPath = sslkey?.value ?? inHome("postgresql.key");
-  const keyStat = keyPath === undefined ? undefined : statOf(keyPath);
+  const keyStat = keyPath === undefined ? undefined : statOf(keyPath, "named");
   if (keyPath === undefined || !keyStat) {
     throw new UsageError(
       `there is a certificate, but no private key file "${keyPath ?? "~/.postgresql/postgresql.key"}"`,
@@ -120,11 +121,17 @@ function readPem(path: string, what: string): string {
   }
 }
 
-/** @returns undefined when there is no such file @throws UsageError  it could not be found out */
-function statOf(path: string): Stats | undefined {
+/**
+ * What is only looked for counts as absent when it cannot be looked at: HOME is another account's after "su postgres" and in many a
+ * cron, where psql connects all the same.
+ *
+ * @returns undefined when there is no such file @throws UsageError  it could not be found out
+ */
+function statOf(path: string, why: "named" | "looked for"): Stats | undefined {
   try {
     return statSync(path);
   } catch (cause) {
+    if (why === "looked for") return undefined;
     if (systemCodeOf(cause) === "ENOENT" || systemCodeOf(cause) === "ENOTDIR") return undefined;
     throw new UsageError("could not look for a certificate", { detail: `${reasonOf(cause)}.`, cause });
   }

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../../src/errors.ts";
@@ -147,6 +147,19 @@ describe("certificates", () => {
 
   test("of the system mean verify-full", () => {
     expect(settingsFor({ PGSSLROOTCERT: "system" }).tls).toMatchObject({ mode: "verify-full", verify: "full" });
+  });
+
+  test("in a home that cannot be looked into are none, and those that were named are an error", async () => {
+    await using home = await directory({});
+    // Root may look everywhere, but nobody through a link that leads to itself.
+    const unreachable = join(home.path, ".postgresql");
+    await symlink(unreachable, unreachable);
+    const lookingThere = (env: Record<string, string>) =>
+      libpqSettings({ env, account: { name: "postgres", homeDirectory: home.path } }).tls;
+    expect(lookingThere({})).toMatchObject({ mode: "prefer", verify: "none", certificate: undefined });
+    expect(() => lookingThere({ PGSSLMODE: "verify-ca" })).toThrow("does not exist");
+    for (const name of ["PGSSLROOTCERT", "PGSSLCERT"])
+      expect(() => lookingThere({ [name]: join(unreachable, "crt") })).toThrow("could not look for a certificate");
   });
 
   test("need a key that nobody else can read", async () => {
