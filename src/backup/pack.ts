@@ -6,6 +6,7 @@
  */
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
+import { releaseContent } from "../codec/content.ts";
 import type { TarHeader } from "../codec/tar.ts";
 import type { BackupManifestWriter, ManifestFile } from "../postgres/backup-manifest.ts";
 import type { DataEntry, DataFile } from "../postgres/data-entry.ts";
@@ -223,7 +224,7 @@ async function addFile(
       yield bytes;
     }
   };
-  await writer.add({ ...header, type: "file", sizeBytes }, hashed());
+  await writer.add({ ...header, type: "file", sizeBytes }, hashed(), { release: releaseContent });
   const { name: memberName, modifiedAt } = header;
   return {
     packed: { memberName, modifiedAt, damaged: verifier?.damaged },

@@ -118,8 +118,7 @@ export interface DecodeOptions {
 }
 
 /**
- * Gives the memory of a piece that decodeStream() or a compressor made back at once. The garbage collector does not hurry, and hundreds of
- * megabytes would wait for it. Nothing of the piece may be in use any more. Pieces that share their memory are passed over.
+ * Gives the memory of a piece back at once. The garbage collector does not hurry, and hundreds of megabytes would wait for it. Nothing of the piece may be in use any more. Pieces that share their memory are passed over.
  */
 export function releaseContent({ buffer, byteLength }: Uint8Array): void {
   if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0);

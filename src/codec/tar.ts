@@ -18,10 +18,17 @@ export interface TarHeader {
   readonly modifiedAt: Date;
 }
 
+export interface ReleaseOption {
+  /** Takes each piece of what was given once nothing of it is needed any more; a few may be left out. */
+  readonly release?: (piece: Uint8Array) => void;
+}
+
 /** Writes one archive. Its bytes go to `sink` in order; nothing is buffered beyond the piece being written. */
 export class TarWriter {
   readonly #pack = pack();
   readonly #draining: Promise<void>;
+  /** Who wants to hear that a piece is written, by its memory. */
+  readonly #releases = new WeakMap<ArrayBufferLike, (piece: Uint8Array) => void>();
 
   constructor(sink: (bytes: Uint8Array) => Promise<void>) {
     this.#draining = this.#drain(sink);
@@ -31,7 +38,10 @@ export class TarWriter {
 
   async #drain(sink: (bytes: Uint8Array) => Promise<void>): Promise<void> {
     try {
-      for await (const bytes of this.#pack) await sink(bytes as Uint8Array);
+      for await (const bytes of this.#pack as AsyncIterable<Uint8Array>) {
+        await sink(bytes);
+        this.#releases.get(bytes.buffer)?.(bytes);
+      }
     } catch (error) {
       this.#pack.destroy(error instanceof Error ? error : new Error(String(error)));
       throw error;
@@ -39,7 +49,11 @@ export class TarWriter {
   }
 
   /** @param content  exactly `header.sizeBytes` bytes; a RangeError if not */
-  async add(header: TarHeader, content: Iterable<Uint8Array> | AsyncIterable<Uint8Array> = []): Promise<void> {
+  async add(
+    header: TarHeader,
+    content: Iterable<Uint8Array> | AsyncIterable<Uint8Array> = [],
+    { release }: ReleaseOption = {},
+  ): Promise<void> {
     const { name, type, sizeBytes: size, mode, uid, gid, modifiedAt: mtime } = header;
     // Where the sink has failed, that is the reason, and not that the pack takes no entries any more.
     if (this.#pack.destroyed) await this.#draining;
@@ -52,6 +66,7 @@ export class TarWriter {
     for await (const bytes of content) {
       written += bytes.byteLength;
       if (written > size || this.#pack.destroyed) break;
+      if (release) this.#releases.set(bytes.buffer, release);
       if (!entry.write(bytes)) await drainedOrClosed(entry);
     }
     if (this.#pack.destroyed) await this.#draining;
@@ -96,18 +111,13 @@ export interface TarEntry {
   readonly content: AsyncIterable<Uint8Array>;
 }
 
-export interface ReadTarOptions {
-  /** Takes each piece of the source once nothing of it is needed any more; a few may be left out. */
-  readonly release?: (piece: Uint8Array) => void;
-}
-
 /**
  * @returns entries whose content is valid until more of it is asked for
  * @throws IntegrityError  not a tar archive, or it is cut off inside an entry
  */
 export async function* readTar(
   source: AsyncIterable<Uint8Array>,
-  { release }: ReadTarOptions = {},
+  { release }: ReleaseOption = {},
 ): AsyncGenerator<TarEntry> {
   const archive = extract();
   const given: Uint8Array[] = [];

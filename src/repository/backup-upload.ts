@@ -4,8 +4,8 @@
  * Nothing is listed before publish(). What a failed backup wrote is taken back as far as the credentials allow; the rest is
  * found by `delete garbage`, by its claim.
  */
-import { ContentEncoder, encodeContent } from "../codec/content.ts";
-import { type TarHeader, TarWriter } from "../codec/tar.ts";
+import { ContentEncoder, encodeContent, releaseContent } from "../codec/content.ts";
+import { TarWriter } from "../codec/tar.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError, reasonOf } from "../errors.ts";
 import type { ObjectKey, ObjectStore, ObjectUpload } from "../storage/object-store.ts";
@@ -65,6 +65,7 @@ export class BackupUpload implements AsyncDisposable {
     const send = async (frame: Uint8Array) => {
       await maySend?.(frame.byteLength);
       await upload.write(frame);
+      releaseContent(frame);
     };
     const encoder = new ContentEncoder(zstd, send, FRAMES_IN_FLIGHT);
     const tar = new TarWriter((bytes) => encoder.write(bytes));
@@ -211,8 +212,9 @@ export class PartWriter {
     return this.#contentBytes;
   }
 
-  async add(header: TarHeader, content?: AsyncIterable<Uint8Array> | Iterable<Uint8Array>): Promise<void> {
-    await this.#tar.add(header, content);
+  /** Takes what TarWriter.add() takes. */
+  async add(...[header, content, options]: Parameters<TarWriter["add"]>): Promise<void> {
+    await this.#tar.add(header, content, options);
     this.#contentBytes += header.sizeBytes;
   }
 }

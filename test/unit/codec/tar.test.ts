@@ -48,6 +48,25 @@ describe("TarWriter and readTar()", () => {
     expect(last?.content).toBe("abc");
   });
 
+  test("release each piece of a content once it is written, and not before", async () => {
+    const given = [1, 2, 3, 4, 5].map((seed) => random(seed).bytes(100_000));
+    const written: Uint8Array[] = [];
+    const released: Uint8Array[] = [];
+    const tar = new TarWriter(async (bytes) => {
+      await Bun.sleep(1);
+      expect(released).not.toContain(bytes);
+      written.push(bytes);
+    });
+    const release = (piece: Uint8Array) => {
+      expect(written.some(({ buffer }) => buffer === piece.buffer)).toBe(true);
+      released.push(piece);
+    };
+    await tar.add(header("/kept", 100_000), given.slice(0, 1));
+    await tar.add(header("/released", 400_000), given.slice(1), { release });
+    await tar.end();
+    expect(released.map((piece) => given.findIndex(({ buffer }) => buffer === piece.buffer))).toEqual([1, 2, 3, 4]);
+  });
+
   test("keep the leading slash of a name that is too long for one field of a plain header", async () => {
     const written: Uint8Array[] = [];
     const tar = new TarWriter(async (bytes) => void written.push(Buffer.from(bytes)));
