@@ -18,6 +18,8 @@ export interface Options {
   readonly walRuns: number;
   /** Another build of wal-b, measured beside this one. */
   readonly against: string | undefined;
+  /** Beginnings of names of peers that are not measured. */
+  readonly without: readonly string[];
   /** What becomes of the figures. */
   readonly report: "README" | "terminal";
 }
@@ -30,6 +32,7 @@ const USAGE = `usage: bun bench/run.ts [options]
   --wal-runs N     of each backlog and recovery (3)
   --only GROUPS    of start, segment, backup, wal; with commas
   --against PATH   measure another build of wal-b beside this one
+  --without NAMES  leave out peers whose names begin so; with commas
   --write          put the figures into bench/README.md`;
 
 /** @throws Error  with the usage */
@@ -44,6 +47,7 @@ export function parseOptions(words: readonly string[]): Options {
       "wal-runs": { type: "string", default: "3" },
       only: { type: "string", default: GROUPS.join(",") },
       against: { type: "string" },
+      without: { type: "string" },
       write: { type: "boolean", default: false },
     },
   });
@@ -55,6 +59,7 @@ export function parseOptions(words: readonly string[]): Options {
     walSegments: wholeNumber("--segments", values.segments),
     walRuns: wholeNumber("--wal-runs", values["wal-runs"]),
     against: values.against,
+    without: values.without?.split(",") ?? [],
     report: values.write ? "README" : "terminal",
   };
 }

@@ -5,8 +5,8 @@
 import { walbBinary } from "../test/support/walb.ts";
 import { describeMachine, machineLoad } from "./machine.ts";
 import { type Group, type Options, parseOptions } from "./options.ts";
-import { emptyProgram } from "./peers/empty-program.ts";
-import { isMissing, type Missing, type Peer, type Work } from "./peers/peer.ts";
+import { emptyBunProgram, emptyProgram } from "./peers/empty-program.ts";
+import { isMissing, type Missing, type Peer, type Work, without } from "./peers/peer.ts";
 import { openPgbackrest } from "./peers/pgbackrest.ts";
 import { openS3Peers, type S3Peers } from "./peers/s3-backup.ts";
 import { openTarZstd } from "./peers/tar-zstd.ts";
@@ -51,7 +51,7 @@ async function run(options: Options, groups: readonly Group[], sizeMiB: number):
   await using workload = await makeWorkload(sizeMiB);
   const binary = await walbBinary(workload.server.account);
   await using s3 = groups.includes("backup") ? await openS3Peers(binary, workload) : NO_S3;
-  const found = [...(await openPeers(binary, options, workload)), ...s3.found];
+  const found = without(options.without, [...(await openPeers(binary, options, workload)), ...s3.found]);
   const peers = found.filter((peer): peer is Peer => !isMissing(peer));
   const missing = found.filter(isMissing);
 
@@ -80,6 +80,7 @@ async function openPeers(
     ...(against === undefined ? [] : [await openWalB("the other wal-b", against, workload)]),
     await openPgbackrest(workload),
     await openTarZstd(workload),
+    await emptyBunProgram(workload.server),
     emptyProgram(),
   ];
 }

@@ -51,3 +51,9 @@ export interface Missing {
 }
 
 export const isMissing = (peer: Peer | Missing): peer is Missing => "why" in peer;
+
+/** Leaves out peers by the beginnings of their names. */
+export function without(names: readonly string[], found: readonly (Peer | Missing)[]): readonly (Peer | Missing)[] {
+  const isLeftOut = ({ name }: Peer | Missing) => names.some((beginning) => name.startsWith(beginning));
+  return found.map((peer) => (isLeftOut(peer) ? { name: peer.name, why: "it was left out by --without" } : peer));
+}

@@ -2,7 +2,7 @@
 import { walbBinary } from "../../test/support/walb.ts";
 import { describeMachine, machineLoad } from "../machine.ts";
 import type { Options } from "../options.ts";
-import type { Work } from "../peers/peer.ts";
+import { isMissing, type Peer, type Work, without } from "../peers/peer.ts";
 import { formatTable } from "../report.ts";
 import { runRounds } from "../rounds.ts";
 import { makeWalHistory } from "./history.ts";
@@ -42,7 +42,9 @@ export async function runWal(options: Options, say: (text: string) => void): Pro
   await using history = await makeWalHistory(options.walSegments);
   const { server, segments } = history;
   await using found = await openWalPeers(await walbBinary(server.account), history);
-  const versions = found.peers.map(({ version }) => version).filter((version) => version !== "");
+  const all = without(options.without, [...found.peers, ...found.missing]);
+  const peers = all.filter((peer): peer is Peer => !isMissing(peer));
+  const versions = peers.map(({ version }) => version).filter((version) => version !== "");
   const words = process.argv.slice(2).map((word) => ` ${word}`);
   const circumstances = [
     `- Command: \`bun run bench${words.join("")}\``,
@@ -51,13 +53,13 @@ export async function runWal(options: Options, say: (text: string) => void): Pro
     `- Versions: PostgreSQL ${server.major}, ${versions.join(", ")}`,
     `- WAL: ${segments.length} segments of 16 MiB`,
     `- Runs: ${options.walRuns} of each backlog, recovery and drain, ${options.shortRuns} of each fetch, one more fetch and drain before them not counted`,
-    ...found.missing.map(({ name, why }) => `- Not measured: ${name}, because ${why}`),
+    ...all.filter(isMissing).map(({ name, why }) => `- Not measured: ${name}, because ${why}`),
   ];
   const parts = [`${circumstances.join("\n")}\n`];
   say(parts[0] ?? "");
   for (const { work, runs, title } of WAL_MEASURED) {
     const { directory, account: as } = server;
-    const series = await runRounds(work, found.peers, { rounds: options[runs], directory, as });
+    const series = await runRounds(work, peers, { rounds: options[runs], directory, as });
     const count = SEGMENTS_OF[work] ?? segments.length;
     parts.push(formatTable({ title: title.replace("N", String(count)), series, contentBytes: count * 16 * MiB }));
     say(parts.at(-1) ?? "");
