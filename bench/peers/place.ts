@@ -1,5 +1,5 @@
 /** What all peers need around their commands: somewhere to restore to, and whether they did. */
-import { copyFile, readFile } from "node:fs/promises";
+import { copyFile, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../../test/support/account.ts";
 import type { PostgresServer } from "../../test/support/postgres-server.ts";
@@ -37,10 +37,14 @@ export async function expectSameFile(actual: string, expected: string): Promise<
 /** PostgreSQL makes them anew, so no backup has them. */
 const NOT_BACKED_UP = ["pgsql_tmp", "pg_internal.init"];
 
-/** The relations' files are all there, with all of their bytes; that they can be used is for tests to say. */
+/**
+ * The relations' files are all there, with all of their bytes; that they can be used is for tests to say. Then they go: four of ten
+ * gigabytes would not fit on many disks.
+ */
 export async function expectRestored(directory: string, { server }: Workload): Promise<void> {
   const [found, wanted] = await Promise.all(
     [directory, server.dataDirectory].map((root) => sizeBelow(join(root, "base"), { except: NOT_BACKED_UP })),
   );
   if (found !== wanted) throw new Error(`${directory}/base has ${found} bytes, not ${wanted}`);
+  await rm(directory, { recursive: true });
 }
