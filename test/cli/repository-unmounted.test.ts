@@ -2,7 +2,7 @@
  * A repository on a file system that goes away. What is left is its mount point: a directory in which every file is missing, which
  * proves nothing, and in which nothing may be archived.
  */
-import { beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { readdir } from "node:fs/promises";
 import { canMount, withOwnMounts } from "../support/mounts.ts";
 import { Site } from "../support/site.ts";
@@ -15,6 +15,7 @@ beforeEach(async () => {
   site = await Site.create();
   for (const name of [A, B]) await site.segment(name);
 });
+afterEach(async () => await site[Symbol.asyncDispose]());
 
 /** Runs a script while the repository is a file system of its own, in which A is archived. "$DISK" is where it is. */
 const mounted = (script: string) =>
