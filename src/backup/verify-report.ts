@@ -101,7 +101,7 @@ function summaryOf({ parts, wal, walReach, durationMs }: VerifiedBackup): string
   const depth = parts.depth === "manifest" ? "compared with the manifest" : "without checksums to compare with";
   return [
     `${count(parts.files, "file")}, ${formatBytes(parts.contentBytes)} in ${count(parts.parts, "part")}, ${depth}`,
-    `WAL to the ${walReach}: ${wal.map(walText).join(", and ")}`,
+    `WAL to the ${walReach}: ${wal.map(walText).join(", and ") || "none"}`,
     seconds,
   ].join("; ");
 }

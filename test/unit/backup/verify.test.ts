@@ -553,3 +553,9 @@ test("formatVerifyText() gives a line to each backup", async () => {
     ].join(""),
   );
 });
+
+test("formatVerifyText() says so where no WAL was read, as of a backup that holds its own", async () => {
+  const { report } = await verify(await repository(), { backups: { all: true } });
+  const backups = report.backups.map((backup) => ({ ...backup, wal: [] }));
+  expect(formatVerifyText({ ...report, backups })).toContain("WAL to the end of the archive: none; ");
+});
