@@ -70,6 +70,15 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "servers",
     },
     {
+      guards: "everything is on the disk before pg_control has its name",
+      file: "backup/fetch.ts",
+      search: "  await syncTree(target, prepared.tablespaceDirectories, signal);\n",
+      replacement: "",
+      test: "test/integration/restore-is-durable-before-it-can-be-started.test.ts",
+      fails: "is synced before pg_control gets its name",
+      needs: "servers",
+    },
+    {
       guards: "no request to the store comes behind pg_control's name",
       file: "backup/unpack.ts",
       search: "path === PG_CONTROL_PATH ? PG_CONTROL_UNTIL_COMPLETE : path",
