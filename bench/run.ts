@@ -6,7 +6,7 @@ import { walbBinary } from "../test/support/walb.ts";
 import { describeMachine, machineLoad } from "./machine.ts";
 import { type Group, type Options, parseOptions } from "./options.ts";
 import { emptyBunProgram, emptyProgram } from "./peers/empty-program.ts";
-import { isMissing, type Missing, type Peer, type Work, without } from "./peers/peer.ts";
+import { type Missing, type Peer, peersOf, type Work } from "./peers/peer.ts";
 import { openPgbackrest } from "./peers/pgbackrest.ts";
 import { openS3Peers, type S3Peers } from "./peers/s3-backup.ts";
 import { openTarZstd } from "./peers/tar-zstd.ts";
@@ -51,9 +51,8 @@ async function run(options: Options, groups: readonly Group[], sizeMiB: number):
   await using workload = await makeWorkload(sizeMiB);
   const binary = await walbBinary(workload.server.account);
   await using s3 = groups.includes("backup") ? await openS3Peers(binary, workload) : NO_S3;
-  const found = without(options.without, [...(await openPeers(binary, options, workload)), ...s3.found]);
-  const peers = found.filter((peer): peer is Peer => !isMissing(peer));
-  const missing = found.filter(isMissing);
+  const found = [...(await openPeers(binary, options, workload)), ...s3.found];
+  const { peers, missing } = peersOf(found, options.without);
 
   const parts = [describe({ options, workload, peers, missing, load })];
   say(parts[0] ?? "");

@@ -50,10 +50,19 @@ export interface Missing {
   readonly why: string;
 }
 
-export const isMissing = (peer: Peer | Missing): peer is Missing => "why" in peer;
+export interface Peers {
+  readonly peers: readonly Peer[];
+  readonly missing: readonly Missing[];
+}
 
-/** Leaves out peers by the beginnings of their names. */
-export function without(names: readonly string[], found: readonly (Peer | Missing)[]): readonly (Peer | Missing)[] {
-  const isLeftOut = ({ name }: Peer | Missing) => names.some((beginning) => name.startsWith(beginning));
-  return found.map((peer) => (isLeftOut(peer) ? { name: peer.name, why: "it was left out by --without" } : peer));
+/** @param without  beginnings of names of peers that are to be left out */
+export function peersOf(found: readonly (Peer | Missing)[], without: readonly string[]): Peers {
+  const isLeftOut = ({ name }: Peer | Missing) => without.some((beginning) => name.startsWith(beginning));
+  const chosen = found.map((peer) =>
+    isLeftOut(peer) ? { name: peer.name, why: "it was left out by --without" } : peer,
+  );
+  return {
+    peers: chosen.flatMap((peer) => ("why" in peer ? [] : [peer])),
+    missing: chosen.flatMap((peer) => ("why" in peer ? [peer] : [])),
+  };
 }

@@ -25,8 +25,7 @@ const shellLine = (env: Environment, words: readonly string[]) =>
   [...Object.entries(env).map(([name, value]) => `${name}=${shellQuote(value)}`), ...words].join(" ");
 
 export interface WalPeers extends AsyncDisposable {
-  readonly peers: readonly Peer[];
-  readonly missing: readonly Missing[];
+  readonly found: readonly (Peer | Missing)[];
 }
 
 export async function openWalPeers(binary: string, history: WalHistory): Promise<WalPeers> {
@@ -39,8 +38,7 @@ export async function openWalPeers(binary: string, history: WalHistory): Promise
   if ("why" in s3) found.push(s3);
   else found.push(await openS3WalB(program, s3.description, history), await openBarman(s3.description, history));
   return {
-    peers: found.flatMap((peer) => ("why" in peer ? [] : [peer])),
-    missing: found.flatMap((peer) => ("why" in peer ? [peer] : [])),
+    found,
     [Symbol.asyncDispose]: async () => await (s3 as Partial<RunningServer>).stop?.(),
   };
 }

@@ -2,7 +2,7 @@
 import { walbBinary } from "../../test/support/walb.ts";
 import { describeMachine, machineLoad } from "../machine.ts";
 import type { Options } from "../options.ts";
-import { isMissing, type Peer, type Work, without } from "../peers/peer.ts";
+import { peersOf, type Work } from "../peers/peer.ts";
 import { formatTable } from "../report.ts";
 import { runRounds } from "../rounds.ts";
 import { makeWalHistory } from "./history.ts";
@@ -41,9 +41,8 @@ export async function runWal(options: Options, say: (text: string) => void): Pro
   say(`making a server with a backlog of ${options.walSegments} segments`);
   await using history = await makeWalHistory(options.walSegments);
   const { server, segments } = history;
-  await using found = await openWalPeers(await walbBinary(server.account), history);
-  const all = without(options.without, [...found.peers, ...found.missing]);
-  const peers = all.filter((peer): peer is Peer => !isMissing(peer));
+  await using opened = await openWalPeers(await walbBinary(server.account), history);
+  const { peers, missing } = peersOf(opened.found, options.without);
   const versions = peers.map(({ version }) => version).filter((version) => version !== "");
   const words = process.argv.slice(2).map((word) => ` ${word}`);
   const circumstances = [
@@ -53,7 +52,7 @@ export async function runWal(options: Options, say: (text: string) => void): Pro
     `- Versions: PostgreSQL ${server.major}, ${versions.join(", ")}`,
     `- WAL: ${segments.length} segments of 16 MiB`,
     `- Runs: ${options.walRuns} of each backlog, recovery and drain, ${options.shortRuns} of each fetch, one more fetch and drain before them not counted`,
-    ...all.filter(isMissing).map(({ name, why }) => `- Not measured: ${name}, because ${why}`),
+    ...missing.map(({ name, why }) => `- Not measured: ${name}, because ${why}`),
   ];
   const parts = [`${circumstances.join("\n")}\n`];
   say(parts[0] ?? "");
