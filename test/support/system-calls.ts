@@ -71,6 +71,21 @@ export async function runInSteps(
   return { ...ended, exitCode: null, signal: "SIGKILL", calls: carriedOut };
 }
 
+/** Runs a program and notes the calls that it carries out, with the paths of descriptors: `fsync(6</path>) = 0`. */
+export async function runWatched(
+  command: readonly string[],
+  { env, cwd, as, calls = VISIBLE_CALLS }: SteppedOptions,
+): Promise<ProgramResult & { readonly calls: readonly string[] }> {
+  const child = await spawnTraced([`trace=${calls.join(",")}`], command, { env, cwd, as }, ["-y"]);
+  const wholeCall = callJoiner();
+  const carriedOut: string[] = [];
+  for await (const line of createInterface({ input: child.trace })) {
+    const call = wholeCall(line);
+    if (call !== undefined) carriedOut.push(call);
+  }
+  return { ...(await child.ended), calls: carriedOut };
+}
+
 const LINE = /^(\d+) +(.*)$/;
 
 /** A call during which another thread made one has two lines. @returns of each line the call that it completes, if it does */
