@@ -9,7 +9,7 @@ import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
 import type { Tablespace } from "../repository/sentinel.ts";
-import { destinationError, syncDirectory } from "../system/atomic-file.ts";
+import { destinationError, madeDurable, syncDirectory } from "../system/atomic-file.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { makeDirectories, type Owner, ownerOf } from "./owner.ts";
 import { type InterruptedRestore, MARKER, MARKER_DIRECTORY, readInterruptedRestore } from "./restore-marker.ts";
@@ -347,13 +347,4 @@ async function* filesBelow(directory: string, directories: string[]): AsyncGener
 async function syncFile(path: string): Promise<void> {
   await using file = await open(path, "r");
   await file.sync();
-}
-
-/** @throws DestinationError  naming the path */
-export async function madeDurable(path: string, sync: () => Promise<void>): Promise<void> {
-  try {
-    await sync();
-  } catch (cause) {
-    throw destinationError(`could not make "${path}" durable`, cause);
-  }
 }

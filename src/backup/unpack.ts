@@ -13,11 +13,10 @@ import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, systemCodeOf } from "../errors.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
-import { destinationError } from "../system/atomic-file.ts";
+import { destinationError, madeDurable } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
 import type { Progress } from "../system/progress.ts";
 import { makeDirectories, type Owner } from "./owner.ts";
-import { madeDurable } from "./target.ts";
 
 /** What every file must be, by path relative to the data directory. */
 export type ExpectedFiles = ReadonlyMap<string, ExpectedFile>;

@@ -5,7 +5,7 @@
  * found by `delete garbage`, by its claim.
  */
 import { ContentEncoder, encodeContent, releaseContent } from "../codec/content.ts";
-import { TarWriter } from "../codec/tar.ts";
+import { type ReleaseOption, type TarHeader, TarWriter } from "../codec/tar.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError, reasonOf } from "../errors.ts";
 import type { ObjectKey, ObjectStore, ObjectUpload } from "../storage/object-store.ts";
@@ -212,8 +212,11 @@ export class PartWriter {
     return this.#contentBytes;
   }
 
-  /** Takes what TarWriter.add() takes. */
-  async add(...[header, content, options]: Parameters<TarWriter["add"]>): Promise<void> {
+  async add(
+    header: TarHeader,
+    content?: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+    options?: ReleaseOption,
+  ): Promise<void> {
     await this.#tar.add(header, content, options);
     this.#contentBytes += header.sizeBytes;
   }

@@ -97,6 +97,15 @@ export async function syncDirectory(path: string): Promise<void> {
   }
 }
 
+/** @throws DestinationError  naming the path */
+export async function madeDurable(path: string, sync: () => Promise<void>): Promise<void> {
+  try {
+    await sync();
+  } catch (cause) {
+    throw destinationError(`could not make "${path}" durable`, cause);
+  }
+}
+
 /** A file system's refusal in the user's words. */
 export function destinationError(message: string, cause: unknown): DestinationError {
   const hint = HINTS[systemCodeOf(cause) ?? ""];
