@@ -80,7 +80,14 @@ for (const { file, lastLine, exitCode } of CASES) {
 test("test/run.ts adds up all files and names those that failed", async () => {
   const { stdout, exitCode } = await run("quick");
   expect(stdout).toEndWith("\n4 passed, 6 failed, 2 skipped\n");
-  expect(stdout).toContain("\nFAILED test/unit/is-killed.test.ts\n");
+  const atTheEnd = stdout.slice(stdout.lastIndexOf(" files in "));
+  expect(atTheEnd).toMatch(
+    /\nFAILED test\/unit\/fails\.test\.ts: b\n.*expect\(received\)\.toBe\(expected\)\n\nExpected: 2\n/,
+  );
+  expect(atTheEnd).toContain(
+    "\nFAILED test/unit/is-killed.test.ts: ended with signal SIGKILL before its tests were counted",
+  );
+  expect(atTheEnd).toMatch(/\nFAILED test\/unit\/throws-outside\.test\.ts: .*outside/s);
   expect(stdout).toContain("\nSKIPPED test/unit/skips.test.ts: b\n");
   expect(exitCode).toBe(1);
 });

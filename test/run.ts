@@ -19,6 +19,8 @@ interface Outcome {
   readonly passed: number;
   readonly failed: number;
   readonly skipped: readonly string[];
+  /** What failed and how, to be said once more at the end, where it is found. */
+  readonly failures: readonly string[];
 }
 
 interface Servers {
@@ -39,6 +41,9 @@ const FOR_TESTS = ["WALB_TEST_SEED", "WALB_TEST_CASES", "WALB_TEST_SOAK_MINUTES"
 const NEEDS_SERVERS = ["test/integration/", "test/contract/", "test/soak/"];
 /** Too long for "quick". */
 const SLOW = [...NEEDS_SERVERS, "test/guards/"];
+
+/** Of what a failure says, in characters: at the end of the output of all files it must be found at a glance. */
+const EXCERPT = 1_500;
 
 const root = resolve(import.meta.dir, "..");
 const running = new Set<ChildProcess>();
@@ -150,7 +155,8 @@ async function runFile(
   // An error outside of any test fails the process and no test.
   const failed = counted.failed || (how === "exit code 0" ? 0 : 1);
   await say(`\n── ${file}: ${counted.passed} passed, ${failed} failed, ${seconds} s, ${how}\n${text}`);
-  return { file, passed: counted.passed, failed, skipped: counted.skipped.map((name) => `${file}: ${name}`) };
+  const failures = failed > counted.failed ? [`ended with ${how}\n${text.slice(-EXCERPT)}`] : counted.failures;
+  return { file, passed: counted.passed, failed, skipped: counted.skipped.map((name) => `${file}: ${name}`), failures };
 }
 
 function ended(child: ChildProcess, limitMs: number): Promise<{ readonly how: string; readonly isLate: boolean }> {
@@ -178,17 +184,27 @@ function ended(child: ChildProcess, limitMs: number): Promise<{ readonly how: st
 
 async function broken(file: string, why: string, text: string): Promise<Outcome> {
   await say(`\n── ${file}: ${why}\n${text}`);
-  return { file, passed: 0, failed: 1, skipped: [] };
+  return { file, passed: 0, failed: 1, skipped: [], failures: [`${why}\n${text.slice(-EXCERPT)}`] };
 }
 
 /** @returns undefined when there was not a single test */
-function parseJunit(xml: string): { passed: number; failed: number; skipped: string[] } | undefined {
+function parseJunit(
+  xml: string,
+): { passed: number; failed: number; skipped: string[]; failures: string[] } | undefined {
   const totals = /<testsuites ([^>]*)>/.exec(xml)?.[1] ?? "";
   const count = (attribute: string) => Number(new RegExp(`\\b${attribute}="(\\d+)"`).exec(totals)?.[1] ?? 0);
   const failed = count("failures") + count("errors");
   const skipped = [...xml.matchAll(/<testcase name="([^"]*)"[^>]*>\s*<skipped/g)].map(([, name]) => name ?? "");
   const passed = count("tests") - failed - count("skipped");
-  return count("tests") === 0 ? undefined : { passed, failed, skipped };
+  const failures = [...xml.matchAll(/<testcase name="([^"]*)"[^>]*>\s*<failure[^>]*>([^<]*)/g)].map(
+    ([, name = "", text = ""]) => unescaped(`${name}\n${text}`).slice(0, EXCERPT),
+  );
+  return count("tests") === 0 ? undefined : { passed, failed, skipped, failures };
+}
+
+function unescaped(xml: string): string {
+  const meant: Record<string, string> = { lt: "<", gt: ">", quot: '"', apos: "'", "#10": "\n", amp: "&" };
+  return xml.replace(/&(\w+|#10);/g, (all, name: string) => meant[name] ?? all);
 }
 
 /** Nothing of the developer's own accounts and servers reaches a test by accident. */
@@ -205,7 +221,9 @@ async function report(outcomes: readonly Outcome[]): Promise<void> {
 
   await say(`\n${outcomes.length} files in ${((performance.now() - deadline + limits.runMs) / 1000).toFixed(0)} s`);
   for (const each of skipped) await say(`SKIPPED ${each}`);
-  for (const { file } of failing) await say(`FAILED ${file}`);
+  for (const { file, failures } of failing) {
+    for (const each of failures) await say(`FAILED ${file}: ${each.trimEnd()}`);
+  }
   await say(`${passed} passed, ${failed} failed${skipped.length > 0 ? `, ${skipped.length} skipped` : ""}`);
   process.exitCode = failed > 0 || passed === 0 ? 1 : 0;
 }

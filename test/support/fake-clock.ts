@@ -5,8 +5,9 @@
  * which Bun's timers are never due (measured with Bun 1.4.5: a program of nothing but setTimeout() does not end).
  */
 import { existsSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
+import { readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { processIsAlive } from "./process-tree.ts";
 import { canInstallPackages, installPackages } from "./system-packages.ts";
 
 const findLibrary = () =>
@@ -27,8 +28,13 @@ if (!canFakeClock)
  */
 export async function fakeClock(directory: string, offset: string) {
   const path = join(directory, "clock");
-  const set = async (by: string) => await writeFile(path, `${by}\n`, { mode: 0o644 });
+  const set = async (by: string) => {
+    // The program reads the file each time that it asks for the time, and must not find it empty.
+    await writeFile(`${path}.new`, `${by}\n`, { mode: 0o644 });
+    await rename(`${path}.new`, path);
+  };
   await set(offset);
+  await forgetEndedPrograms();
   const env = {
     LD_PRELOAD: LIBRARY as string,
     FAKETIME_TIMESTAMP_FILE: path,
@@ -36,4 +42,17 @@ export async function fakeClock(directory: string, offset: string) {
     DONT_FAKE_MONOTONIC: "1",
   };
   return { env, set };
+}
+
+/**
+ * libfaketime gives each program a semaphore and shared memory named after its process id, and a program of Bun's ends without
+ * removing them. A later one with the same id fails where it finds the one and not the other (0.9.10: "shm_open failed: File exists").
+ */
+async function forgetEndedPrograms(): Promise<void> {
+  for (const name of await readdir("/dev/shm").catch(() => [])) {
+    const [, pid] = /^(?:sem\.faketime_sem|faketime_shm)_(\d+)$/.exec(name) ?? [];
+    if (pid === undefined || processIsAlive(Number(pid))) continue;
+    // Another account's stays.
+    await rm(join("/dev/shm", name), { force: true }).catch(() => undefined);
+  }
 }

@@ -37,8 +37,9 @@ export function processIsAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;
-  } catch {
-    return false;
+  } catch (error) {
+    // Another account's.
+    return (error as NodeJS.ErrnoException).code === "EPERM";
   }
 }
 
