@@ -7,14 +7,14 @@
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import type { Lsn } from "../postgres/lsn.ts";
 import type { Microseconds, RecoveryTarget } from "../postgres/recovery-target.ts";
-import { checkSegmentHeader } from "../postgres/wal-page-header.ts";
+import { BEGINNING_BYTES, checkSegmentHeader } from "../postgres/wal-page-header.ts";
 import {
   continuationIn,
   hasKnownRecords,
   restorePointOf,
   transactionEndOf,
   type WalRecord,
-  walRecords,
+  WalRecordReader,
 } from "../postgres/wal-records.ts";
 import { type SegmentSize, segmentNumber, type WalSegment } from "../postgres/wal-segment.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
@@ -48,29 +48,55 @@ async function* archivedNumbers(first: bigint, { archive, path, segmentSize: siz
 
 export interface ReadSegment {
   readonly segment: WalSegment;
-  /** undefined: of a release whose records are not known. */
-  readonly records: Iterable<WalRecord> | undefined;
+  /** Of a release whose records are known; of others none are handed out. */
+  readonly isKnown: boolean;
 }
 
-/** @throws IntegrityError  a segment is damaged, or another cluster's */
-export async function* segmentsBackward({ first, last }: Run, reading: Reading): AsyncGenerator<ReadSegment> {
-  const { archive, path, segmentSize, systemIdentifier, signal } = reading;
+/**
+ * Reads segments from the newest back, each as a whole: what its records told is verified when it is yielded.
+ *
+ * @param take  gets every record, in order within its segment
+ * @throws IntegrityError  a segment is damaged, or another cluster's
+ */
+export async function* segmentsBackward(
+  { first, last }: Run,
+  reading: Reading,
+  take: (record: WalRecord) => void,
+): AsyncGenerator<ReadSegment> {
   let continuation: Uint8Array | undefined;
   for (let number = last; number >= first; number--) {
-    signal.throwIfAborted();
-    const segment = segmentOnPath(path, number, segmentSize);
-    const content = await archive.get(segment);
-    const written = checkSegmentHeader(segment.name, segment, content).systemIdentifier;
-    if (written !== systemIdentifier) {
-      throw new IntegrityError(`archived "${segment.name}" is of another cluster`, {
-        detail: `It is of the cluster with system identifier ${written}; the backup is of ${systemIdentifier}.`,
-        hint: "Two clusters archive to this prefix. Look for the right segment in pg_wal of the backup's server.",
-      });
+    reading.signal.throwIfAborted();
+    const segment = segmentOnPath(reading.path, number, reading.segmentSize);
+    let beginning: Uint8Array | undefined;
+    let records: WalRecordReader | undefined;
+    for await (const piece of reading.archive.read(segment)) {
+      if (beginning === undefined) {
+        checkIsOfCluster(segment, piece, reading.systemIdentifier);
+        beginning = new Uint8Array(piece.subarray(0, BEGINNING_BYTES));
+        if (hasKnownRecords(piece)) records = new WalRecordReader(piece, take);
+      }
+      records?.read(piece);
     }
-    yield { segment, records: hasKnownRecords(content) ? walRecords(content, continuation) : undefined };
-    continuation = continuationIn(content);
+    records?.end(continuation);
+    yield { segment, isKnown: records !== undefined };
+    continuation = beginning && continuationIn(beginning);
   }
 }
+
+function checkIsOfCluster(segment: WalSegment, beginning: Uint8Array, systemIdentifier: bigint): void {
+  const written = checkSegmentHeader(segment.name, segment, beginning).systemIdentifier;
+  if (written === systemIdentifier) return;
+  throw new IntegrityError(`archived "${segment.name}" is of another cluster`, {
+    detail: `It is of the cluster with system identifier ${written}; the backup is of ${systemIdentifier}.`,
+    hint: "Two clusters archive to this prefix. Look for the right segment in pg_wal of the backup's server.",
+  });
+}
+
+const ofUnknownRelease = ({ name }: WalSegment) =>
+  ({
+    kind: "unknown",
+    why: `The records of "${name}" are of a release that this program does not know.`,
+  }) as const;
 
 /** What reading told. */
 export type Reach =
@@ -84,21 +110,15 @@ const SEGMENTS_WITHOUT_TRANSACTION = 256;
 
 /** Recovery stops at the first transaction that ended after the time, so there must be one. */
 export async function reachTime(time: Microseconds, from: Lsn, run: Run, reading: Reading): Promise<Reach> {
+  let newestEnd: Microseconds | undefined;
+  const take = (record: WalRecord) => {
+    const end = record.lsn < from ? undefined : transactionEndOf(record);
+    if (end && (newestEnd === undefined || end.at > newestEnd)) newestEnd = end.at;
+  };
   let looked = 0;
-  for await (const { segment, records } of segmentsBackward(run, reading)) {
-    if (records === undefined)
-      return {
-        kind: "unknown",
-        why: `The records of "${segment.name}" are of a release that this program does not know.`,
-      };
-    let newestEnd: Microseconds | undefined;
-    for (const record of records) {
-      const end = record.lsn < from ? undefined : transactionEndOf(record);
-      if (end === undefined) continue;
-      if (end.at > time) return { kind: "reached" };
-      if (newestEnd === undefined || end.at > newestEnd) newestEnd = end.at;
-    }
-    if (newestEnd !== undefined) return { kind: "not reached", newestEnd };
+  for await (const { segment, isKnown } of segmentsBackward(run, reading, take)) {
+    if (!isKnown) return ofUnknownRelease(segment);
+    if (newestEnd !== undefined) return newestEnd > time ? { kind: "reached" } : { kind: "not reached", newestEnd };
     if (++looked === SEGMENTS_WITHOUT_TRANSACTION)
       return { kind: "unknown", why: `No transaction ended in the last ${looked} segments.` };
   }
@@ -108,14 +128,12 @@ export async function reachTime(time: Microseconds, from: Lsn, run: Run, reading
 /** Recovery stops behind the first record that begins at the position or later. */
 export async function reachLsn(lsn: Lsn, run: Run, reading: Reading): Promise<Reach> {
   if (lsn / BigInt(reading.segmentSize) < run.last) return { kind: "reached" };
-  for await (const { segment, records } of segmentsBackward(run, reading)) {
-    if (records === undefined)
-      return {
-        kind: "unknown",
-        why: `The records of "${segment.name}" are of a release that this program does not know.`,
-      };
-    let lastRecord: Lsn | undefined;
-    for (const record of records) lastRecord = record.lsn;
+  let lastRecord: Lsn | undefined;
+  const take = (record: WalRecord) => {
+    lastRecord = record.lsn;
+  };
+  for await (const { segment, isKnown } of segmentsBackward(run, reading, take)) {
+    if (!isKnown) return ofUnknownRelease(segment);
     // A segment may hold nothing but the end of a record.
     if (lastRecord !== undefined) return lastRecord >= lsn ? { kind: "reached" } : { kind: "not reached", lastRecord };
   }
@@ -141,31 +159,29 @@ export async function findTarget(
   reading: Reading & { readonly goesOnTo: (found: Lsn) => Lsn | undefined },
 ): Promise<Found> {
   const lsns: Lsn[] = [];
+  let here: Lsn[] = [];
   let newestEnd: Microseconds | undefined;
   let [hasPrepared, read] = [false, 0];
+  const take = (record: WalRecord) => {
+    const end = transactionEndOf(record);
+    if (end && (newestEnd === undefined || end.at > newestEnd)) newestEnd = end.at;
+    if (end && end.xid === undefined) hasPrepared = true;
+    const isIt = target.kind === "xid" ? end?.xid === target.xid : restorePointOf(record) === target.name;
+    if (isIt) here.push(record.lsn);
+  };
+  /** @param next  number of the segment that would be read */
+  const isEnough = (next: bigint) => {
+    if (lsns[0] === undefined) return false;
+    const stopAt = reading.goesOnTo(lsns[0]);
+    return stopAt === undefined || stopAt / BigInt(reading.segmentSize) > next;
+  };
   for (const run of runs.toReversed()) {
-    for await (const { segment, records } of segmentsBackward(run, reading)) {
-      const stopAt = lsns[0] === undefined ? undefined : reading.goesOnTo(lsns[0]);
-      if (
-        lsns[0] !== undefined &&
-        (stopAt === undefined || stopAt / BigInt(reading.segmentSize) > segmentNumber(segment, reading.segmentSize))
-      )
-        return { kind: "found", lsns };
-      if (records === undefined)
-        return {
-          kind: "unknown",
-          why: `The records of "${segment.name}" are of a release that this program does not know.`,
-        };
-
-      const here: Lsn[] = [];
-      for (const record of records) {
-        const end = transactionEndOf(record);
-        if (end && (newestEnd === undefined || end.at > newestEnd)) newestEnd = end.at;
-        if (end && end.xid === undefined) hasPrepared = true;
-        if (target.kind === "xid" ? end?.xid === target.xid : restorePointOf(record) === target.name)
-          here.push(record.lsn);
-      }
+    if (isEnough(run.last)) return { kind: "found", lsns };
+    for await (const { segment, isKnown } of segmentsBackward(run, reading, take)) {
+      if (!isKnown) return ofUnknownRelease(segment);
       lsns.push(...here.toReversed());
+      here = [];
+      if (isEnough(segmentNumber(segment, reading.segmentSize) - 1n)) return { kind: "found", lsns };
       if (++read % TELL_EVERY_SEGMENTS === 0)
         reading.log.info(`looking for the target in the archive: ${read} segments read, back to "${segment.name}"`);
     }

@@ -16,6 +16,8 @@ export interface WalPageHeader {
 }
 
 export const LONG_HEADER_BYTES = 40;
+/** Of a segment that is read in pieces, the first has so many: the header, and behind it a record's first 128 bytes (wal-records.ts). */
+export const BEGINNING_BYTES = LONG_HEADER_BYTES + 128;
 const XLP_LONG_HEADER = 0x0002;
 
 /** XLOG_PAGE_MAGIC → major version. Only for messages: a newer server's segments must be archived as well. */

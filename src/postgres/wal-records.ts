@@ -7,7 +7,7 @@
  */
 import { asLsn, type Lsn } from "./lsn.ts";
 import type { Microseconds } from "./recovery-target.ts";
-import { majorOfMagic } from "./wal-page-header.ts";
+import { BEGINNING_BYTES, LONG_HEADER_BYTES, majorOfMagic } from "./wal-page-header.ts";
 
 export interface WalRecord {
   /** Of its first byte. */
@@ -21,10 +21,9 @@ export interface WalRecord {
 }
 
 /** Enough for the header, a commit's time and a restore point's name. */
-const FIRST_BYTES = 128;
+const FIRST_BYTES = BEGINNING_BYTES - LONG_HEADER_BYTES;
 const RECORD_HEADER = 24;
 const SHORT_PAGE_HEADER = 24;
-const LONG_PAGE_HEADER = 40;
 
 const IS_CONTINUATION = 0x0001;
 const IS_LONG = 0x0002;
@@ -34,9 +33,13 @@ const RM_XACT = 1;
 const XLOG_SWITCH = 0x40;
 const XLOG_RESTORE_POINT = 0x70;
 
-/** Whether the layout of this segment's records is one that is known. */
-export function hasKnownRecords(segment: Uint8Array): boolean {
-  const view = new DataView(segment.buffer, segment.byteOffset);
+/**
+ * Whether the layout of this segment's records is one that is known.
+ *
+ * @param beginning  of a segment, BEGINNING_BYTES or more
+ */
+export function hasKnownRecords(beginning: Uint8Array): boolean {
+  const view = viewOf(beginning);
   return majorOfMagic(view.getUint16(0, true)) !== undefined && PAGE_SIZES.includes(view.getUint32(36, true));
 }
 
@@ -44,154 +47,170 @@ export function hasKnownRecords(segment: Uint8Array): boolean {
 const PAGE_SIZES = [1, 2, 4, 8, 16, 32, 64].map((kibibytes) => kibibytes * 1024);
 
 /**
- * The end of a record that began in the segment before; for `walRecords()` of that one.
+ * The end of a record that began in the segment before; for `WalRecordReader.end()` of that one.
  *
+ * @param beginning  of a segment, BEGINNING_BYTES or more
  * @returns undefined when the segment begins with a record of its own
  */
-export function continuationIn(segment: Uint8Array): Uint8Array | undefined {
-  const view = new DataView(segment.buffer, segment.byteOffset);
+export function continuationIn(beginning: Uint8Array): Uint8Array | undefined {
+  const view = viewOf(beginning);
   if ((view.getUint16(2, true) & IS_CONTINUATION) === 0) return undefined;
-  const end = LONG_PAGE_HEADER + Math.min(view.getUint32(16, true), FIRST_BYTES);
-  return segment.slice(LONG_PAGE_HEADER, end);
+  const length = Math.min(view.getUint32(16, true), FIRST_BYTES);
+  return copyOf(beginning.subarray(LONG_HEADER_BYTES, LONG_HEADER_BYTES + length));
 }
 
 /**
- * Every record that begins in the segment, in order. It ends where WAL does: at zeros, at a page that does not follow, or at a
- * record that does not name the one before it.
- *
- * @param segment       a whole one, with a header that has been checked
- * @param continuation  what `continuationIn()` found in the segment behind it; a last record that is not complete without is
- *                      left out, as recovery leaves it
+ * Every record that begins in a segment, in order, as the segment's bytes come. The records end where WAL does: at zeros, at a page
+ * that does not follow, or at a record that does not name the one before it.
  */
-export function* walRecords(segment: Uint8Array, continuation?: Uint8Array): Generator<WalRecord> {
-  const pages = new Pages(segment);
-  let at = pages.firstRecord();
-  let previous: bigint | undefined;
-  while (at !== undefined) {
-    const start = pages.alignedRecordStart(at);
-    if (start === undefined) return;
-    const length = pages.u32(start);
-    if (length < RECORD_HEADER) return;
+export class WalRecordReader {
+  readonly #take: (record: WalRecord) => void;
+  readonly #magic: number;
+  readonly #pageSize: number;
+  /** A page whose end has not come yet. */
+  readonly #held: Uint8Array;
+  #heldBytes = 0;
+  /** Of the page that comes next. */
+  #address: bigint;
+  /** The record that goes on there. */
+  #unfinished: UnfinishedRecord | undefined;
+  #previous: Lsn | undefined;
+  #isOver = false;
 
-    const end = pages.advance(start, length);
-    if (end.stopped === "not continued") {
-      // A crash left the record half written, and the server went on behind it (XLP_FIRST_IS_OVERWRITE_CONTRECORD).
-      at = end.at;
-      previous = undefined;
-      continue;
+  /** @param beginning  of a segment whose header has been checked and whose records are known, BEGINNING_BYTES or more */
+  constructor(beginning: Uint8Array, take: (record: WalRecord) => void) {
+    const view = viewOf(beginning);
+    this.#take = take;
+    this.#magic = view.getUint16(0, true);
+    this.#address = view.getBigUint64(8, true);
+    this.#pageSize = view.getUint32(36, true);
+    this.#held = new Uint8Array(this.#pageSize);
+    if ((view.getUint16(2, true) & IS_CONTINUATION) !== 0) this.#unfinished = { left: view.getUint32(16, true) };
+  }
+
+  /** The next bytes, from the first of the segment on. They may be used again afterwards. */
+  read(piece: Uint8Array): void {
+    let at = 0;
+    if (this.#heldBytes > 0) {
+      at = Math.min(piece.byteLength, this.#pageSize - this.#heldBytes);
+      this.#hold(piece.subarray(0, at));
+      if (this.#heldBytes < this.#pageSize) return;
+      this.#readPage(this.#held);
+      this.#heldBytes = 0;
     }
-    if (end.stopped === "segment" && continuation === undefined) return;
+    for (; at + this.#pageSize <= piece.byteLength; at += this.#pageSize)
+      this.#readPage(piece.subarray(at, at + this.#pageSize));
+    this.#hold(piece.subarray(at));
+  }
 
-    const record = recordAt(pages, start, length, continuation);
-    if (record === undefined) return;
-    if (previous !== undefined && record.previous !== previous) return;
-    previous = record.lsn;
-    yield record;
-    if (record.resourceManager === RM_XLOG && (record.info & 0xf0) === XLOG_SWITCH) return;
-    at = end.stopped === undefined ? end.at : undefined;
+  /**
+   * The segment has come to its end.
+   *
+   * @param continuation  what `continuationIn()` found in the segment behind it; a last record that is not complete without is left
+   *                      out, as recovery leaves it
+   */
+  end(continuation: Uint8Array | undefined): void {
+    const { lsn, length = 0, bytes = NOTHING } = this.#unfinished ?? {};
+    if (this.#isOver || lsn === undefined || continuation === undefined) return;
+    const whole = Buffer.concat([bytes, continuation]).subarray(0, Math.min(length, FIRST_BYTES));
+    if (whole.byteLength >= RECORD_HEADER) this.#found(lsn, viewOf(whole), 0);
+  }
+
+  #hold(bytes: Uint8Array): void {
+    this.#held.set(bytes, this.#heldBytes);
+    this.#heldBytes += bytes.byteLength;
+  }
+
+  #readPage(page: Uint8Array): void {
+    if (this.#isOver) return;
+    const view = viewOf(page);
+    const address = this.#address;
+    this.#address += BigInt(this.#pageSize);
+    if (view.getUint16(0, true) !== this.#magic || view.getBigUint64(8, true) !== address) {
+      this.#isOver = true;
+      return;
+    }
+
+    const flags = view.getUint16(2, true);
+    let at = (flags & IS_LONG) === 0 ? SHORT_PAGE_HEADER : LONG_HEADER_BYTES;
+    if ((flags & IS_CONTINUATION) !== 0) at = this.#goOn(page, at);
+    else if (this.#unfinished !== undefined) {
+      // A crash left the record half written, and the server went on behind it (XLP_FIRST_IS_OVERWRITE_CONTRECORD).
+      this.#unfinished = undefined;
+      this.#previous = undefined;
+    }
+
+    for (at = aligned(at); at < page.byteLength && !this.#isOver; at = aligned(at)) {
+      const length = view.getUint32(at, true);
+      if (length < RECORD_HEADER) {
+        this.#isOver = true;
+        return;
+      }
+      const lsn = asLsn(address + BigInt(at));
+      if (length <= page.byteLength - at) this.#found(lsn, view, at);
+      else {
+        const left = length - (page.byteLength - at);
+        this.#unfinished = { lsn, length, left, bytes: copyOf(page.subarray(at, at + FIRST_BYTES)) };
+      }
+      at += length;
+    }
+  }
+
+  /** @returns where the record ends, or the page */
+  #goOn(page: Uint8Array, at: number): number {
+    const unfinished = this.#unfinished;
+    if (unfinished === undefined) return at;
+    const here = Math.min(unfinished.left, page.byteLength - at);
+    const { lsn, length = 0, bytes = NOTHING } = unfinished;
+    const missing = Math.max(0, Math.min(length, FIRST_BYTES) - bytes.byteLength);
+    const known = missing === 0 ? bytes : Buffer.concat([bytes, page.subarray(at, at + Math.min(missing, here))]);
+    this.#unfinished = { ...unfinished, left: unfinished.left - here, bytes: known };
+    if (here === unfinished.left) {
+      this.#unfinished = undefined;
+      if (lsn !== undefined) this.#found(lsn, viewOf(known), 0);
+    }
+    return at + here;
+  }
+
+  /** @param view  has the record's first bytes at `at`, FIRST_BYTES or all that it has */
+  #found(lsn: Lsn, view: DataView, at: number): void {
+    if (this.#previous !== undefined && view.getBigUint64(at + 8, true) !== this.#previous) {
+      this.#isOver = true;
+      return;
+    }
+    this.#previous = lsn;
+    const [info, resourceManager] = [view.getUint8(at + 16), view.getUint8(at + 17)];
+    // A segment has hundreds of thousands of records, and of most nothing more is asked.
+    const isWanted = resourceManager === RM_XLOG || resourceManager === RM_XACT;
+    const bytes = isWanted ? firstBytes(view, at) : NOTHING;
+    this.#take({ lsn, xid: view.getUint32(at + 4, true), resourceManager, info, bytes });
+    if (resourceManager === RM_XLOG && (info & 0xf0) === XLOG_SWITCH) this.#isOver = true;
   }
 }
 
-function recordAt(pages: Pages, start: number, length: number, continuation: Uint8Array = NOTHING) {
-  const lsn = asLsn(pages.address + BigInt(start));
-  // A segment has hundreds of thousands of records, and most are read where they lie.
-  if (pages.isOnOnePage(start, RECORD_HEADER)) {
-    const resourceManager = pages.view.getUint8(start + 17);
-    const isWanted = resourceManager === RM_XLOG || resourceManager === RM_XACT;
-    const bytes = isWanted ? pages.gather(start, Math.min(length, FIRST_BYTES), continuation) : NOTHING;
-    return { lsn, ...headerAt(pages.view, start), resourceManager, bytes };
-  }
-  const bytes = pages.gather(start, Math.min(length, FIRST_BYTES), continuation);
-  if (bytes.byteLength < RECORD_HEADER) return undefined;
-  const view = new DataView(bytes.buffer, bytes.byteOffset);
-  return { lsn, ...headerAt(view, 0), resourceManager: view.getUint8(17), bytes };
+function firstBytes(view: DataView, at: number): Uint8Array {
+  const length = Math.min(view.getUint32(at, true), FIRST_BYTES, view.byteLength - at);
+  return copyOf(new Uint8Array(view.buffer, view.byteOffset + at, length));
+}
+
+interface UnfinishedRecord {
+  /** undefined: it began in a segment before. */
+  readonly lsn?: Lsn;
+  readonly length?: number;
+  /** In the pages that follow. */
+  readonly left: number;
+  /** Its first, FIRST_BYTES or as many as have come. */
+  readonly bytes?: Uint8Array;
 }
 
 const NOTHING = new Uint8Array();
 
-const headerAt = (view: DataView, at: number) => ({
-  xid: view.getUint32(at + 4, true),
-  previous: view.getBigUint64(at + 8, true),
-  info: view.getUint8(at + 16),
-});
+/** slice() of a Buffer is none. */
+const copyOf = (bytes: Uint8Array) => new Uint8Array(bytes);
 
-/** Offsets in the segment, over the headers of its pages. */
-class Pages {
-  readonly address: bigint;
-  readonly view: DataView;
-  readonly #content: Uint8Array;
-  readonly #pageSize: number;
+const viewOf = ({ buffer, byteOffset, byteLength }: Uint8Array) => new DataView(buffer, byteOffset, byteLength);
 
-  constructor(content: Uint8Array) {
-    this.#content = content;
-    this.view = new DataView(content.buffer, content.byteOffset, content.byteLength);
-    this.address = this.view.getBigUint64(8, true);
-    this.#pageSize = this.view.getUint32(36, true);
-  }
-
-  isOnOnePage(from: number, length: number): boolean {
-    return (from % this.#pageSize) + length <= this.#pageSize;
-  }
-
-  u32(at: number): number {
-    return this.view.getUint32(at, true);
-  }
-
-  /** Behind the end of a record that began in the segment before; undefined when that fills this one. */
-  firstRecord(): number | undefined {
-    const flags = this.view.getUint16(2, true);
-    if ((flags & IS_CONTINUATION) === 0) return LONG_PAGE_HEADER;
-    const end = this.advance(LONG_PAGE_HEADER, this.u32(16));
-    return end.stopped === "segment" ? undefined : end.at;
-  }
-
-  /** The next multiple of eight, behind the page's header where it begins one; undefined where WAL ends. */
-  alignedRecordStart(at: number): number | undefined {
-    const aligned = Math.ceil(at / 8) * 8;
-    if (aligned >= this.#content.byteLength) return undefined;
-    if (aligned % this.#pageSize !== 0) return aligned;
-    return this.#follows(aligned) ? aligned + this.#headerSize(aligned) : undefined;
-  }
-
-  /** The offset `length` bytes of records further on. */
-  advance(from: number, length: number): { readonly at: number; readonly stopped?: "segment" | "not continued" } {
-    let [at, left] = [from, length];
-    for (;;) {
-      const pageEnd = (Math.floor(at / this.#pageSize) + 1) * this.#pageSize;
-      if (left <= pageEnd - at) return { at: at + left };
-      left -= pageEnd - at;
-      if (pageEnd >= this.#content.byteLength) return { at: pageEnd, stopped: "segment" };
-      if (!this.#follows(pageEnd) || (this.#flags(pageEnd) & IS_CONTINUATION) === 0)
-        return { at: pageEnd, stopped: "not continued" };
-      at = pageEnd + this.#headerSize(pageEnd);
-    }
-  }
-
-  /** Bytes of a record, without the headers of pages between them. */
-  gather(from: number, length: number, continuation: Uint8Array): Uint8Array {
-    const pageEnd = (Math.floor(from / this.#pageSize) + 1) * this.#pageSize;
-    if (length <= pageEnd - from) return this.#content.subarray(from, from + length);
-    const head = this.#content.subarray(from, pageEnd);
-    const next =
-      pageEnd >= this.#content.byteLength ? continuation : this.#content.subarray(pageEnd + this.#headerSize(pageEnd));
-    return Buffer.concat([head, next.subarray(0, length - head.byteLength)]);
-  }
-
-  #flags(page: number): number {
-    return this.view.getUint16(page + 2, true);
-  }
-
-  #headerSize(page: number): number {
-    return (this.#flags(page) & IS_LONG) === 0 ? SHORT_PAGE_HEADER : LONG_PAGE_HEADER;
-  }
-
-  #follows(page: number): boolean {
-    return (
-      this.view.getUint16(page, true) === this.view.getUint16(0, true) &&
-      this.view.getBigUint64(page + 8, true) === this.address + BigInt(page)
-    );
-  }
-}
+const aligned = (at: number) => Math.ceil(at / 8) * 8;
 
 export interface TransactionEnd {
   /** undefined: of a prepared transaction, whose number is elsewhere in the record */

@@ -35,8 +35,8 @@ export interface WalArchive {
   putIfAbsent(wal: PreparedWal): Promise<"created" | "exists">;
 
   /**
-   * Reads a file in pieces; each is good until the next is asked for. The first has the long header of a segment, checked. The
-   * content as a whole is verified once the end has come, and not before.
+   * Reads a file in pieces; each is good until the next is asked for. The first has BEGINNING_BYTES of a segment or more, the header in
+   * them checked. The content as a whole is verified once the end has come, and not before.
    *
    * @throws NotFoundError   at the first piece: the store proved that the file is not there, in any form
    * @throws IntegrityError  what is there is damaged, another file, or in a form that is not supported

@@ -6,10 +6,10 @@
 import { IntegrityError } from "../errors.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
 import {
+  BEGINNING_BYTES,
   checkSegment,
   checkSegmentHeader,
   checkSegmentSize,
-  LONG_HEADER_BYTES,
   type WalPageHeader,
 } from "../postgres/wal-page-header.ts";
 import type { PartialSegment, WalFile, WalSegment } from "../postgres/wal-segment.ts";
@@ -51,7 +51,7 @@ const isSegment = (file: WalFile): file is WalSegment | PartialSegment =>
 const NO_FACTS: WalFacts = { systemIdentifier: undefined };
 
 /**
- * Passes pieces on while they can be a segment: the header is checked before the first one, and is whole in it; no more comes than
+ * Passes pieces on while they can be a segment: the header is checked before the first one, which has BEGINNING_BYTES; no more comes than
  * the header states; and the end comes only if that much came. A file of another kind comes in one piece.
  *
  * @throws IntegrityError  as checkWalContent()
@@ -69,7 +69,7 @@ export async function* checkedPieces(
 
   let header: WalPageHeader | undefined;
   let sizeBytes = 0;
-  for await (const piece of beginningWith(LONG_HEADER_BYTES, pieces)) {
+  for await (const piece of beginningWith(BEGINNING_BYTES, pieces)) {
     sizeBytes += piece.byteLength;
     header ??= checkSegmentHeader(file.name, file, piece);
     if (sizeBytes > header.segmentSize) checkSegmentSize(file.name, sizeBytes, header);

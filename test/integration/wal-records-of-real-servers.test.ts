@@ -1,19 +1,14 @@
-/** What walRecords() reads from segments that real servers wrote, beside what those servers and pg_waldump say. */
+/** What WalRecordReader reads from segments that real servers wrote, beside what those servers and pg_waldump say. */
 import { expect, test } from "bun:test";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { asLsn, formatLsn, parseLsn } from "../../src/postgres/lsn.ts";
 import { formatTime, type Microseconds } from "../../src/postgres/recovery-target.ts";
-import {
-  continuationIn,
-  restorePointOf,
-  transactionEndOf,
-  type WalRecord,
-  walRecords,
-} from "../../src/postgres/wal-records.ts";
+import { continuationIn, restorePointOf, transactionEndOf, type WalRecord } from "../../src/postgres/wal-records.ts";
 import { COMPLETE_MAJORS, completePostgres } from "../support/complete-postgres.ts";
 import { type NewClusterOptions, type PostgresServer, startPostgres } from "../support/postgres-server.ts";
 import { runProgram } from "../support/run-program.ts";
+import { recordsIn } from "../support/wal-records.ts";
 
 /** Of one megabyte, so that records often go over the end of one, and some over all of it. */
 const startServer = (options: NewClusterOptions) =>
@@ -49,7 +44,7 @@ async function readAll(server: PostgresServer, names: readonly string[]): Promis
   const contents = await Promise.all(names.map((name) => readFile(join(server.dataDirectory, "pg_wal", name))));
   const records = contents.flatMap((content, n) => {
     const next = contents[n + 1];
-    return [...walRecords(content, next && continuationIn(next))];
+    return recordsIn(content, next && continuationIn(next));
   });
   const ends = records.flatMap((record) => transactionEndOf(record) ?? []);
   return {

@@ -15,13 +15,13 @@ import {
   restorePointOf,
   transactionEndOf,
   type WalRecord,
-  walRecords,
 } from "../../src/postgres/wal-records.ts";
 import { segmentNamed } from "../../src/postgres/wal-segment.ts";
 import { checkWalContent } from "../../src/repository/wal-content.ts";
 import { anyText, damagedBytes, damagedText } from "../support/damage.ts";
 import { answerOf, property } from "../support/property.ts";
 import type { Random } from "../support/random.ts";
+import { recordsIn } from "../support/wal-records.ts";
 import { type WrittenRecord, writeRecords } from "../support/wal-writer.ts";
 import { controlFile } from "../unit/postgres/control-file.ts";
 
@@ -140,7 +140,8 @@ property(
     // The next one is known as well, or what lies over the end is left out.
     const read = contents.flatMap((content, n) => {
       const next = contents[n + 1];
-      return factsOf(walRecords(content, next && continuationIn(next)));
+      const pieceBytes = random.pick([content.byteLength, 2 * 8192, 10_000, 1 + random.below(300_000)]);
+      return factsOf(recordsIn(content, next && continuationIn(next), pieceBytes));
     });
     const expected = written.map(({ xid, resourceManager, info, data }, n) => {
       const lsn = formatLsn(asLsn(lsns[n] as bigint));
@@ -178,7 +179,7 @@ property(
     });
     if (checked === undefined || !hasKnownRecords(padded)) return;
     const continuation = continuationIn(padded);
-    const facts = factsOf(walRecords(padded, random.pick([undefined, continuation, random.bytes(random.below(200))])));
+    const facts = factsOf(recordsIn(padded, random.pick([undefined, continuation, random.bytes(random.below(200))])));
     expect(facts.length).toBeLessThanOrEqual(content.byteLength / 24);
   },
   { oneOf: 2 },
