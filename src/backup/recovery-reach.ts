@@ -203,8 +203,7 @@ async function hasHistory(timeline: number, archive: WalArchive): Promise<boolea
 /** @returns undefined when the archive proved that there is none */
 export async function readHistoryText(timeline: number, archive: WalArchive): Promise<string | undefined> {
   try {
-    const content = await archive.get({ kind: "history", name: historyName(timeline), timeline });
-    return new TextDecoder().decode(content);
+    return await archive.readText({ kind: "history", name: historyName(timeline), timeline });
   } catch (error) {
     if (error instanceof NotFoundError) return undefined;
     throw error;

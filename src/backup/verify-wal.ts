@@ -187,7 +187,7 @@ async function readHistory(
   found: Found,
 ): Promise<TimelineHistory | undefined> {
   try {
-    return parseTimelineHistory(file.timeline, new TextDecoder().decode(await archive.get(file)));
+    return parseTimelineHistory(file.timeline, await archive.readText(file));
   } catch (error) {
     if (error instanceof NotFoundError) return undefined;
     if (!(error instanceof IntegrityError)) throw error;

@@ -11,10 +11,10 @@ import { type ContentSource, encodedFrames, encodeSource, FrameBuffers } from ".
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import { LONG_HEADER_BYTES } from "../postgres/wal-page-header.ts";
-import type { WalFile, WalSegment } from "../postgres/wal-segment.ts";
+import type { TimelineHistoryFile, WalFile, WalSegment } from "../postgres/wal-segment.ts";
 import type { ObjectKey, ObjectMetadata, ObjectStore, OpenedObject } from "../storage/object-store.ts";
 import { CONTENT_SUFFIX, parseWalKey, WAL, type WalObject, walKey } from "./keys.ts";
-import { checkedPieces, checkWalContent, joinedPieces } from "./wal-content.ts";
+import { checkedPieces, checkWalContent } from "./wal-content.ts";
 
 export interface WalArchive {
   /** For messages. */
@@ -46,8 +46,8 @@ export interface WalArchive {
   /** The same of NAME.zst alone, the form that wal-b writes: one request, whatever the answer. */
   readOwnForm(file: WalFile): AsyncIterable<Uint8Array>;
 
-  /** The whole content in memory. @throws as read() */
-  get(file: WalFile): Promise<Uint8Array>;
+  /** @throws as read() */
+  readText(file: TimelineHistoryFile): Promise<string>;
 
   /** The first archived segment behind this one on its timeline; undefined when it is the last. */
   segmentAfter(segment: WalSegment): Promise<WalSegment | undefined>;
@@ -194,7 +194,12 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
 
     readOwnForm: (file) => readForm(file, walKey(file.name)),
 
-    get: (file) => joinedPieces(file, read(file)),
+    async readText(file) {
+      const decoder = new TextDecoder();
+      let text = "";
+      for await (const piece of read(file)) text += decoder.decode(piece, { stream: true });
+      return text + decoder.decode();
+    },
 
     async segmentAfter({ name }) {
       for await (const { key } of store.list(`${WAL}${name.slice(0, 8)}`, walKey(name))) {

@@ -147,20 +147,3 @@ async function* beginningWith(
   }
   if (beginning !== undefined && beginning.byteLength > 0) yield beginning;
 }
-
-/** The whole content in memory, of pieces that checkedPieces() gave. */
-export async function joinedPieces(file: WalFile, pieces: AsyncIterable<Uint8Array>): Promise<Uint8Array> {
-  let content = new Uint8Array();
-  let at = 0;
-  for await (const piece of pieces) {
-    if (at === 0) content = new Uint8Array(sizeOf(file, piece));
-    content.set(piece, at);
-    at += piece.byteLength;
-  }
-  return content;
-}
-
-/** @param first  piece of the file */
-function sizeOf(file: WalFile, first: Uint8Array): number {
-  return isSegment(file) ? checkSegmentHeader(file.name, file, first).segmentSize : first.byteLength;
-}

@@ -27,10 +27,7 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
   for await (const { key, sizeBytes, file } of archive.list()) {
     wal.push({ key, sizeBytes, file });
     if (file?.kind === "history")
-      histories.set(
-        file.timeline,
-        parseTimelineHistory(file.timeline, new TextDecoder().decode(await archive.get(file))),
-      );
+      histories.set(file.timeline, parseTimelineHistory(file.timeline, await archive.readText(file)));
   }
   const others = unreadable.map(({ name }) => ({ name, startSegment: parseBackupName(name)?.startSegment ?? "" }));
   return { backups, others, wal, histories };

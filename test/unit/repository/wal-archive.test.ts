@@ -7,6 +7,7 @@ import { walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
+import { readWhole } from "../../support/read-chunks.ts";
 import { historyContent, MiB, sourceOf, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
@@ -46,7 +47,15 @@ describe("a WAL archive", () => {
     const { store, archive, put } = setUp();
     expect(await put(name, content)).toBe("created");
     expect(store.keys).toEqual([walKey(name)]);
-    expect(Buffer.compare(await archive.get(file(name)), content)).toBe(0);
+    expect(Buffer.compare(await readWhole(archive.read(file(name))), content)).toBe(0);
+  });
+
+  test("reads a timeline history as text", async () => {
+    const { archive, put } = setUp();
+    const history = (timeline: number) => ({ kind: "history", name: `0000000${timeline}.history`, timeline }) as const;
+    await put("00000002.history", historyContent("1\t0/3000000\tвыпуск\n"));
+    expect(await archive.readText(history(2))).toBe("1\t0/3000000\tвыпуск\n");
+    expect(await failureOf(archive.readText(history(3)))).toBeInstanceOf(NotFoundError);
   });
 
   test("keeps the first content, whatever comes under its name later", async () => {
@@ -54,21 +63,21 @@ describe("a WAL archive", () => {
     await put(SEGMENT, walContent(SEGMENT, { fill: 1 }));
     expect(await put(SEGMENT, walContent(SEGMENT, { fill: 1 }))).toBe("exists");
     expect(await put(SEGMENT, walContent(SEGMENT, { fill: 2 }))).toBe("exists");
-    expect((await archive.get(file(SEGMENT))).at(-1)).toBe(1);
+    expect((await readWhole(archive.read(file(SEGMENT)))).at(-1)).toBe(1);
   });
 
   test("needs one request to put and one to get", async () => {
     const counting = new FaultStore(new MemoryObjectStore());
     const { archive, put } = setUp(counting);
     await put(SEGMENT, walContent(SEGMENT));
-    await archive.get(file(SEGMENT));
+    await readWhole(archive.read(file(SEGMENT)));
     expect(counting.calls).toEqual([`putIfAbsent ${walKey(SEGMENT)}`, `open ${walKey(SEGMENT)}`]);
   });
 
   test("says that a file is not there only after it looked for other forms of it", async () => {
     const { store } = setUp();
     const counting = new FaultStore(store);
-    const failure = await failureOf(openWalArchive(counting, async () => zstd).get(file(SEGMENT)));
+    const failure = await failureOf(readWhole(openWalArchive(counting, async () => zstd).read(file(SEGMENT))));
     expect(failure).toBeInstanceOf(NotFoundError);
     expect(failure.message).toBe(`"${SEGMENT}" is not in the archive`);
     expect(counting.calls).toEqual([`open ${walKey(SEGMENT)}`, `list wal_005/${SEGMENT}`]);
@@ -82,19 +91,19 @@ describe("a WAL archive", () => {
   ] as const)("never takes a failure for absence: call %i", async (atCall, when, error) => {
     const { store } = setUp();
     const archive = openWalArchive(new FaultStore(store, { atCall, when, error }), async () => zstd);
-    expect(await failureOf(archive.get(file(SEGMENT)))).toBe(error);
+    expect(await failureOf(readWhole(archive.read(file(SEGMENT))))).toBe(error);
   });
 
   test("reads what another tool stored without compression", async () => {
     const { store, archive } = setUp();
     await store.putIfAbsent(`wal_005/${SEGMENT}`, walContent(SEGMENT));
-    expect(Buffer.compare(await archive.get(file(SEGMENT)), walContent(SEGMENT))).toBe(0);
+    expect(Buffer.compare(await readWhole(archive.read(file(SEGMENT))), walContent(SEGMENT))).toBe(0);
   });
 
   test.each(["lz4", "lzo", "lzma", "br", "gz"])("refuses what is compressed with %s by that name", async (suffix) => {
     const { store, archive } = setUp();
     await store.putIfAbsent(`wal_005/${SEGMENT}.${suffix}`, Buffer.from("?"));
-    const failure = await failureOf(archive.get(file(SEGMENT)));
+    const failure = await failureOf(readWhole(archive.read(file(SEGMENT))));
     expect(failure).toBeInstanceOf(IntegrityError);
     expect(failure.message).toBe(`archived "${SEGMENT}" is in a format that is not supported`);
     expect(failure.detail).toBe(`memory://test/wal_005/${SEGMENT}.${suffix} is compressed with ${suffix}.`);
@@ -106,7 +115,7 @@ describe("a WAL archive", () => {
     await put(`${SEGMENT}.00000028.backup`, Buffer.from(LABEL));
     await store.putIfAbsent(`wal_005/${SEGMENT}.json`, Buffer.from("{}"));
     await store.putIfAbsent(`wal_005/${SEGMENT}_delta.zst`, Buffer.from("?"));
-    expect(await failureOf(archive.get(file(SEGMENT)))).toBeInstanceOf(NotFoundError);
+    expect(await failureOf(readWhole(archive.read(file(SEGMENT))))).toBeInstanceOf(NotFoundError);
   });
 
   test.each([
@@ -118,7 +127,7 @@ describe("a WAL archive", () => {
   ])("refuses an object that holds %s, and says where it is", async (_, damaged, reason) => {
     const { store, archive } = setUp();
     await store.putIfAbsent(walKey(SEGMENT), damaged);
-    const failure = await failureOf(archive.get(file(SEGMENT)));
+    const failure = await failureOf(readWhole(archive.read(file(SEGMENT))));
     expect(failure).toBeInstanceOf(IntegrityError);
     expect(failure.message).toBe(`archived "${SEGMENT}" is damaged`);
     expect(failure.detail).toContain(`memory://test/${walKey(SEGMENT)}: `);
@@ -155,14 +164,16 @@ describe("a WAL archive", () => {
     expect(bytes).toBe(MiB);
 
     await store.putIfAbsent("wal_005/00000002.history", Buffer.alloc(8 * MiB, "1\t0/3000000\tx\n"));
-    expect((await failureOf(archive.get(file("00000002.history")))).detail).toContain("the content is too large");
+    expect((await failureOf(readWhole(archive.read(file("00000002.history"))))).detail).toContain(
+      "the content is too large",
+    );
   });
 
   test("refuses content that is valid but not what was archived", async () => {
     const { store, archive } = setUp();
     const sha256 = new Bun.CryptoHasher("sha256").update(walContent(SEGMENT, { fill: 1 })).digest("hex");
     await store.putIfAbsent(walKey(SEGMENT), await encodeContent(walContent(SEGMENT, { fill: 2 }), zstd), { sha256 });
-    const failure = await failureOf(archive.get(file(SEGMENT)));
+    const failure = await failureOf(readWhole(archive.read(file(SEGMENT))));
     expect(failure).toBeInstanceOf(IntegrityError);
     expect(failure.detail).toContain(`archived was ${sha256}`);
   });
@@ -175,7 +186,7 @@ describe("a WAL archive", () => {
   ])("refuses %s with the content %p", async (name, text, reason) => {
     const { store, archive } = setUp();
     await store.putIfAbsent(walKey(name), await encodeContent(Buffer.from(text), zstd));
-    expect((await failureOf(archive.get(file(name)))).detail).toContain(reason);
+    expect((await failureOf(readWhole(archive.read(file(name))))).detail).toContain(reason);
   });
 
   test("list() tells files from what is none of ours", async () => {
