@@ -24,7 +24,7 @@ export interface RecoveryTold {
 const TIME = "(\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d:\\d\\d\\.\\d{3}) UTC LOG: +";
 const REDO_START = new RegExp(`^${TIME}redo starts at ([0-9A-F/]+)`);
 const REDO_DONE = new RegExp(`^${TIME}redo done at ([0-9A-F/]+)`);
-const STOPPED = / LOG: +recovery stopping (?:before|after) /;
+const STOPPED = / LOG: +recovery stopping (?:before|after|at) /;
 const RESTORED = / LOG: +restored log file "([0-9A-F]{24})" from archive/;
 const NOT_RESTORED = / FATAL: +could not restore file "([0-9A-F.a-z]+)" from archive/;
 

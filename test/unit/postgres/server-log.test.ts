@@ -28,6 +28,19 @@ test("what recovery tells is read as it comes, also a line that comes in two hal
   });
 });
 
+test.each([
+  "before commit of transaction 731, time 2026-11-23 17:00:00+00",
+  "after abort of transaction 731, time 2026-11-23 17:00:00+00",
+  'before WAL location (LSN) "0/3000060"',
+  'after WAL location (LSN) "0/3000060"',
+  'at restore point "before release", time 2026-11-23 17:00:00+00',
+  "after reaching consistency",
+])("recovery came to its target: %s", async (where) => {
+  const log = new ServerLog(join(directory, where.replace(/\W/g, "-")));
+  await appendFile(log.path, `2026-11-23 17:27:54.000 UTC LOG:  recovery stopping ${where}\n`);
+  expect(await log.read()).toEqual({ stoppedAtTarget: true });
+});
+
 test("its end is short, and has what went wrong instead of what is said of each segment", async () => {
   const log = new ServerLog(join(directory, "long"));
   const restored = '2026-11-23 17:27:53.600 UTC LOG:  restored log file "000000010000000000000004" from archive\n';
