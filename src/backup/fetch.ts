@@ -105,6 +105,14 @@ export async function planFetch(backup: Backup, target: string, context: BackupF
     });
   }
 
+  const damagedPages = backup.walB?.pages?.damaged ?? 0;
+  if (damagedPages > 0) {
+    log.warning(`backup "${backup.name}" holds pages that were damaged when it was taken: ${damagedPages}`, {
+      detail: "They are restored as they are, and the server will refuse to read them.",
+      hint: 'Column damaged_pages of "wal-b backup-list --detail" tells which backups hold none.',
+    });
+  }
+
   const plan = interrupted
     ? planResumedTarget(target, backup.tablespaces, { choice: tablespaces, identity: interrupted.identity })
     : await planTarget(target, backup.tablespaces, tablespaces);

@@ -89,6 +89,7 @@ export function formatTable(
         system_identifier: String(backup.systemIdentifier),
         hostname: backup.hostname,
         permanent: backup.isPermanent ? "yes" : "no",
+        damaged_pages: String(damagedPages(backup) ?? ""),
       }),
       last_drill: drillText(drills.get(backup.name)),
     };
@@ -108,6 +109,9 @@ export function formatTable(
   const lines = [header, ...rows.map((row) => Object.values(row) as string[])];
   return `${(alignment === "tabs" ? lines.map((line) => line.join("\t")) : align(lines)).join("\n")}\n`;
 }
+
+/** As backup-push found them; undefined where pages were not compared with their checksums. */
+const damagedPages = ({ walB }: Backup) => (walB?.pages?.verification === "done" ? walB.pages.damaged : undefined);
 
 /** "2026-11-23T17:30:00.123Z good, recovery in 12.3 s" */
 function drillText(drill: LastDrill | undefined): string {
@@ -153,6 +157,7 @@ export function formatJsonList(backups: readonly Backup[], drills: ReadonlyMap<s
     compressed_size: backup.compressedBytes,
     timeline: backup.timeline,
     tablespaces: backup.tablespaces,
+    damaged_pages: damagedPages(backup) ?? null,
     last_drill: drillEntry(drills.get(backup.name)),
     made_by: backup.walB ? `wal-b ${backup.walB.version}` : "wal-g",
   }));

@@ -138,7 +138,13 @@ async function verifyOne({ name, backup }: Chosen, context: OneContext): Promise
   progress.turnTo(`${title}WAL: read`);
   const wal = await verifyItsWal(backup, { ...context, onRead });
 
+  const damagedPages = backup.walB?.pages?.damaged ?? 0;
   const notes = [
+    ...(damagedPages > 0
+      ? [
+          `It holds pages that were damaged when it was taken: ${damagedPages}. They are as they were, and no server reads them.`,
+        ]
+      : []),
     ...(backup.walB
       ? []
       : ["Another tool made it, and kept no checksums of its files: they can be read, and compared with nothing."]),

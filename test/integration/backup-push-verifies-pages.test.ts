@@ -134,6 +134,26 @@ describe("damaged pages", () => {
     expect(await readFile(join(restored, path))).toEqual(await readFile(join(server.dataDirectory, path)));
   });
 
+  test("are told of by whatever has to do with the backup later", async () => {
+    const { pushed } = await push(server, repository);
+    const walb = async (...args: string[]) => await runWalb(args, { as: server, env: repository.env });
+    expect(JSON.parse((await walb("backup-list", "LATEST", "--json")).stdout)).toMatchObject([{ damaged_pages: 3 }]);
+    const [header = "", row = ""] = (await walb("backup-list", "LATEST", "--detail")).stdout.split("\n");
+    expect(row.split("\t")[header.split("\t").indexOf("damaged_pages")]).toBe("3");
+
+    const held = `backup "${pushed.name}" holds pages that were damaged when it was taken: 3`;
+    const fetched = await walb("backup-fetch", `${server.directory}/fetched`, pushed.name);
+    expect(fetched).toMatchObject({ exitCode: 0, stderr: expect.stringContaining(`WARNING: ${held}\n`) });
+    const planned = await walb("restore", `${server.directory}/planned`, "--dry-run");
+    expect(planned).toMatchObject({ exitCode: 0, stderr: expect.stringContaining(`WARNING: ${held}\n`) });
+    // They are what the manifest has: the repository is as it should be.
+    const verified = await walb("verify");
+    expect(verified).toMatchObject({
+      exitCode: 0,
+      stdout: expect.stringContaining("      note: It holds pages that were damaged when it was taken: 3."),
+    });
+  });
+
   test("make the exit code 65 when that is asked for, and the backup is listed all the same", async () => {
     const { exitCode, stderr, pushed } = await push(server, repository, { args: ["--damaged-pages", "fail"] });
     expect(exitCode).toBe(65);
