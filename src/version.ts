@@ -7,3 +7,6 @@ export const VERSION: string = typeof WALB_VERSION === "string" ? WALB_VERSION :
 
 /** First 12 digits, "-dirty" behind them when the build had changes of its own; undefined when git did not know. */
 export const COMMIT: string | undefined = typeof WALB_COMMIT === "string" ? WALB_COMMIT : undefined;
+
+/** For people: "wal-b 0.1.0 (1234567890ab)". */
+export const FULL_VERSION = `wal-b ${VERSION}${COMMIT ? ` (${COMMIT})` : ""}`;

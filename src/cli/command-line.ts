@@ -2,7 +2,7 @@
 import yargs from "yargs";
 import { SETTINGS } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
-import { COMMIT, VERSION } from "../version.ts";
+import { FULL_VERSION } from "../version.ts";
 import { type Command, HINT_FOR_WORDS, type Option } from "./command.ts";
 import type { ChosenCommand, ParsedWords } from "./plain-words.ts";
 
@@ -55,7 +55,7 @@ function describeProgram(globalOptions: Options): Program {
     .usage(
       "wal-b archives PostgreSQL to S3: WAL, base backups, retention, restore.\n\nUsage: wal-b [--envdir DIR] COMMAND …",
     )
-    .version(`wal-b ${VERSION}${COMMIT ? ` (${COMMIT})` : ""}`)
+    .version(FULL_VERSION)
     .help()
     .alias("h", "help")
     .exitProcess(false)

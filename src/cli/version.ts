@@ -1,5 +1,5 @@
 /** wal-b version: WAL-E's word for --version */
-import { VERSION } from "../version.ts";
+import { FULL_VERSION } from "../version.ts";
 import type { Command } from "./command.ts";
 
 export const version: Command = {
@@ -11,6 +11,6 @@ export const version: Command = {
   examples: [],
 
   async run(_, context) {
-    context.output.write(`wal-b ${VERSION}\n`);
+    context.output.write(`${FULL_VERSION}\n`);
   },
 };
