@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { allCommands, runProgram } from "../src/cli/program.ts";
+import { allCommands, GLOBAL_OPTIONS, runProgram } from "../src/cli/program.ts";
 import { SETTINGS } from "../src/config/settings.ts";
 import { EXIT_CODES, EXIT_RECOVERY_MUST_STOP } from "../src/errors.ts";
 import { GUARDS } from "./guards/list.ts";
@@ -32,6 +32,13 @@ variable is as good as none. What is wrong is an error that names the variable, 
 ${rows.join("\n")}
 `,
   );
+});
+
+test("a flag that sets a setting is the one that errors and docs/settings.md name", async () => {
+  const options = [GLOBAL_OPTIONS, ...(await allCommands()).map((command) => command.options)];
+  for (const [flag, { setting }] of options.flatMap((each) => Object.entries(each))) {
+    if (setting !== undefined) expect({ setting, flag: SETTINGS[setting].flag }).toEqual({ setting, flag });
+  }
 });
 
 /** What PostgreSQL's archiver and recovery make of a command's end. */

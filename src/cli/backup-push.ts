@@ -67,7 +67,7 @@ export const backupPush: Command = {
 function damagedPages(name: string, count: number): IntegrityError {
   return new IntegrityError(`backup "${name}" has ${count} damaged ${count === 1 ? "page" : "pages"}`, {
     detail: "They are named above. The backup is listed, and can be restored with the damage that is in it.",
-    hint: "DAMAGED_PAGES=fail makes this an error.",
+    hint: "It is an error because --damaged-pages or WALB_DAMAGED_PAGES is fail.",
   });
 }
 

@@ -11,14 +11,14 @@ export type Prefix =
 export function parsePrefix({ s3Prefix, filePrefix }: Pick<Settings, "s3Prefix" | "filePrefix">): Prefix {
   if (s3Prefix !== undefined && filePrefix !== undefined) {
     throw new UsageError("two repositories are set", {
-      detail: `S3_PREFIX is "${s3Prefix}" and FILE_PREFIX is "${filePrefix}".`,
+      detail: `WALB_S3_PREFIX is "${s3Prefix}" and WALB_FILE_PREFIX is "${filePrefix}", or names of the same meaning.`,
       hint: "Keep the one that is meant.",
     });
   }
   if (s3Prefix !== undefined) return parseS3Prefix(s3Prefix);
   if (filePrefix !== undefined) return parseFilePrefix(filePrefix);
   throw new UsageError("no repository is set", {
-    hint: 'Set WALB_S3_PREFIX=s3://bucket/path (or WALE_S3_PREFIX), or pass --s3-prefix. With an envdir: "envdir /etc/wal-e.d/env wal-b …" or "wal-b --envdir /etc/wal-e.d/env …".',
+    hint: 'Set WALB_S3_PREFIX=s3://bucket/path (or WALE_S3_PREFIX), or pass --s3-prefix. To keep it in a file of that name in a directory, say "wal-b --envdir DIR".',
   });
 }
 

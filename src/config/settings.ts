@@ -51,7 +51,11 @@ export const SETTINGS = {
     aws: ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"],
     help: "address of an S3-compatible service: https://host:port; WAL-E's https+path://host:port selects path style",
   }),
-  region: text({ name: "S3_REGION", aws: ["AWS_REGION", "AWS_DEFAULT_REGION"], help: "region of the bucket" }),
+  region: text({
+    name: "S3_REGION",
+    aws: ["AWS_REGION", "AWS_DEFAULT_REGION"],
+    help: "region of the bucket; if unset, that of the AWS profile, else us-east-1",
+  }),
   forcePathStyle: choice(["true", "false"] as const, {
     name: "S3_FORCE_PATH_STYLE",
     aws: ["AWS_S3_FORCE_PATH_STYLE"],
@@ -142,6 +146,7 @@ export const SETTINGS = {
   }),
   prefetchCount: integer({
     name: "PREFETCH",
+    flag: "prefetch",
     help: "wal-fetch: segments kept ready ahead of recovery, at most 1 GiB of them; 0 for none",
     initial: 8,
     min: 0,
@@ -197,6 +202,7 @@ export const SETTINGS = {
   }),
   diskRateLimit: bytes({
     name: "DISK_RATE_LIMIT",
+    flag: "cluster-read-rate-limit",
     help: "backup-push: read the data directory at no more than this many bytes a second; 0 for as fast as it goes",
     initial: 0,
     min: 0,
@@ -262,11 +268,11 @@ export type Settings = { readonly [K in SettingName]: (typeof SETTINGS)[K]["init
 const REFUSED: ReadonlyMap<RegExp, string> = new Map([
   [
     /^(WALE_GPG_KEY_ID|WAL[BG]_(GPG_KEY_ID|PGP_KEY|PGP_KEY_PATH|LIBSODIUM_KEY|LIBSODIUM_KEY_PATH|CSE_KMS_ID|ENVELOPE_PGP_KEY|ENVELOPE_PGP_KEY_PATH)|YC_CSE_KMS_KEY_ID)$/,
-    "Client-side encryption is not supported yet, and nothing is ever stored in plain text instead. Unset it, and see S3_SSE for encryption by the server.",
+    "Client-side encryption is not supported yet, and nothing is ever stored in plain text instead. Unset it, and see WALB_S3_SSE for encryption by the server.",
   ],
   [
     /^(WALE_(WABS|GS|SWIFT)_PREFIX|WAL[BG]_(AZ|GS|SWIFT|SSH|OSS)_PREFIX)$/,
-    "Only S3 (S3_PREFIX) and local directories (FILE_PREFIX) are supported.",
+    "Only S3 (WALB_S3_PREFIX) and local directories (WALB_FILE_PREFIX) are supported.",
   ],
 ]);
 

@@ -211,7 +211,7 @@ describe("settings", () => {
       env: ELSEWHERE,
       exitCode: 64,
       error: "no repository is set",
-      hint: 'Set WALB_S3_PREFIX=s3://bucket/path (or WALE_S3_PREFIX), or pass --s3-prefix. With an envdir: "envdir /etc/wal-e.d/env wal-b …" or "wal-b --envdir /etc/wal-e.d/env …".',
+      hint: 'Set WALB_S3_PREFIX=s3://bucket/path (or WALE_S3_PREFIX), or pass --s3-prefix. To keep it in a file of that name in a directory, say "wal-b --envdir DIR".',
     },
     {
       what: "an empty prefix, which is none",
@@ -219,7 +219,7 @@ describe("settings", () => {
       env: { WALB_FILE_PREFIX: "" },
       exitCode: 64,
       error: "no repository is set",
-      hint: 'Set WALB_S3_PREFIX=s3://bucket/path (or WALE_S3_PREFIX), or pass --s3-prefix. With an envdir: "envdir /etc/wal-e.d/env wal-b …" or "wal-b --envdir /etc/wal-e.d/env …".',
+      hint: 'Set WALB_S3_PREFIX=s3://bucket/path (or WALE_S3_PREFIX), or pass --s3-prefix. To keep it in a file of that name in a directory, say "wal-b --envdir DIR".',
     },
     {
       what: "two prefixes",
@@ -227,7 +227,8 @@ describe("settings", () => {
       env: { WALE_S3_PREFIX: "s3://bucket/path" },
       exitCode: 64,
       error: "two repositories are set",
-      detail: 'S3_PREFIX is "s3://bucket/path" and FILE_PREFIX is "DIR/repository".',
+      detail:
+        'WALB_S3_PREFIX is "s3://bucket/path" and WALB_FILE_PREFIX is "DIR/repository", or names of the same meaning.',
       hint: "Keep the one that is meant.",
     },
     ...["bucket/path", "s3:/bucket", "s3://", "s3:///path", "http://bucket/path", "s3://bucket/a/../b"].map(
@@ -299,14 +300,14 @@ describe("settings", () => {
       env: { [variable]: "0123456789abcdef0123456789abcdef" },
       exitCode: 64,
       error: `cannot honour ${variable}`,
-      hint: "Client-side encryption is not supported yet, and nothing is ever stored in plain text instead. Unset it, and see S3_SSE for encryption by the server.",
+      hint: "Client-side encryption is not supported yet, and nothing is ever stored in plain text instead. Unset it, and see WALB_S3_SSE for encryption by the server.",
     })),
     {
       what: "--gpg-key-id",
       args: ["--gpg-key-id", "ABCD", ...PUSH],
       exitCode: 64,
       error: "cannot honour WALE_GPG_KEY_ID",
-      hint: "Client-side encryption is not supported yet, and nothing is ever stored in plain text instead. Unset it, and see S3_SSE for encryption by the server.",
+      hint: "Client-side encryption is not supported yet, and nothing is ever stored in plain text instead. Unset it, and see WALB_S3_SSE for encryption by the server.",
     },
     {
       what: "a store of another kind",
@@ -314,7 +315,7 @@ describe("settings", () => {
       env: { WALE_SWIFT_PREFIX: "swift://container" },
       exitCode: 64,
       error: "cannot honour WALE_SWIFT_PREFIX",
-      hint: "Only S3 (S3_PREFIX) and local directories (FILE_PREFIX) are supported.",
+      hint: "Only S3 (WALB_S3_PREFIX) and local directories (WALB_FILE_PREFIX) are supported.",
     },
     {
       what: "half a pair of credentials",
