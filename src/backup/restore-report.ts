@@ -79,12 +79,16 @@ export function formatNextSteps(plan: RestorePlan, { action }: Pick<RestoreReque
     "1. If the old server is still there, or this is a trial, keep the new one out of the archive: add to",
     `   ${join(directory, AUTO_CONF)}`,
     "     archive_mode = off",
+    "   and a port of its own where both run on this host.",
     `2. Start PostgreSQL ${versionOf(backup.pgVersion).split(".")[0]} on it, with systemctl or with`,
     `     pg_ctl -D ${directory} -w -t 86400 -l ${directory}.log start`,
     `3. ${AFTERWARDS[afterwards(plan, action)]}`,
   ];
   if (signalFile === "recovery.signal")
-    lines.push(`4. When all is well, remove what restore wrote in ${AUTO_CONF}, and take a base backup.`);
+    lines.push(
+      `4. When it is to take over, remove from ${AUTO_CONF} what restore wrote and what step 1 added, restart the server,`,
+      "   and take a base backup.",
+    );
   return `${lines.join("\n")}\n`;
 }
 
@@ -101,7 +105,7 @@ const AFTERWARDS: Readonly<Record<End, string>> = {
     'The log shows "recovery stopping" and "pausing at the end of recovery". Look whether the data is what you want, then\n     SELECT pg_wal_replay_resume();',
   promote: 'The log shows "recovery stopping" and "archive recovery complete".',
   shutdown:
-    'The log shows "recovery stopping" and "shutting down at recovery target". It replays nothing more until it is started without the target.',
+    'The log shows "recovery stopping" and "shutdown at recovery target", and pg_ctl says that it could not start the server, which is as it should be. It replays nothing more until it is started without the target.',
 };
 
 /** 180004 → "18.4". */

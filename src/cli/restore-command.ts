@@ -37,7 +37,8 @@ export function restoreCommandOf(source: RestoreCommandSource): RestoreCommand {
   ];
   const command = `${words.map(quoteWord).join(" ")} wal-fetch %f "%p"`;
   if (/[\0\n\r]/.test(command)) throw new UsageError("restore_command cannot hold a line's end");
-  return { command, variables: variablesOf(env, inEnvdir) };
+  const variables = variablesOf(env, inEnvdir).filter((name) => settings.filePrefix === undefined || !ofS3(name));
+  return { command, variables };
 }
 
 /** The server's environment need not say where the repository is. */
@@ -62,6 +63,9 @@ function variablesOf(env: Environment, inEnvdir: Environment): readonly string[]
     .filter((name) => ours.has(name) || name.startsWith("AWS_"))
     .sort();
 }
+
+/** Of no use to a repository in a directory. */
+const ofS3 = (variable: string) => /^AWS_|_S3_/.test(variable);
 
 /** For a POSIX shell; PostgreSQL replaces %f, %p and %r, and %% by % (BuildRestoreCommand). */
 function quoteWord(word: string): string {

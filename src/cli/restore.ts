@@ -74,13 +74,13 @@ export const restore: Command = {
     const plan = await planRestore(directory, request, restoring);
     if (words.isSet("dry-run")) {
       output.write(words.isSet("json") ? report.formatPlanJson(plan) : report.formatPlan(plan, request));
-      tellVariables(variables, context);
+      tellVariables(variables, words, context);
       return;
     }
 
     log.info(`backup "${plan.backup.name}": ${plan.because}`);
     await carryOutRestore(plan, restoring);
-    tellVariables(variables, context);
+    tellVariables(variables, words, context);
     output.write(report.formatNextSteps(plan, request));
   },
 };
@@ -118,10 +118,14 @@ export function parseTimeline(text: string | undefined): number | "latest" {
 }
 
 /** Their values may be secrets, and a configuration file is no place for those. */
-function tellVariables(variables: readonly string[], { log }: CommandContext): void {
+function tellVariables(variables: readonly string[], words: Words, { log }: CommandContext): void {
   if (variables.length === 0) return;
+  const envdir = words.text("envdir");
   log.warning("the server's environment must have the variables that this command was given", {
     detail: `They are ${variables.join(", ")}. restore_command does not hold them.`,
-    hint: "Better keep them in files, and say wal-b --envdir DIR restore.",
+    hint:
+      envdir === undefined
+        ? "Better keep them in files, and say wal-b --envdir DIR restore."
+        : `Better put them into "${envdir}" as files.`,
   });
 }

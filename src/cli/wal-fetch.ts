@@ -10,7 +10,7 @@ export const walFetch: Command = {
   name: "wal-fetch",
   summary: "restore one file of pg_wal (restore_command)",
   description:
-    "Puts the archived file NAME at DESTINATION, verified. Exits 74 only when the store proved that the file is not there. Any other failure exits 200 while recovery.signal is in the data directory, so that PostgreSQL stops instead of ending recovery early, and 69 under standby.signal, so that a standby asks again.",
+    "Puts the archived file NAME at DESTINATION, verified. Exits 74 only when the store proved that the file is not there. Any other failure exits 200 while recovery.signal is in the data directory, so that PostgreSQL stops instead of ending recovery early, and with its usual code under standby.signal, so that a standby asks again.",
   positionals: { name: { help: "%f of restore_command" }, destination: { help: "%p of restore_command" } },
   options: {
     prefetch: {

@@ -137,7 +137,7 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
       if (!(cause instanceof IntegrityError)) throw cause;
       throw new IntegrityError(`archived "${file.name}" is damaged`, {
         detail: [`${store.urlOf(key)}: ${cause.message}.`, cause.detail].filter(Boolean).join(" "),
-        hint: "The object was left as it is. If another copy of this file exists, in pg_wal of any server or in a version of the object, put it aside.",
+        hint: 'The object was left as it is. If pg_wal of any server has this file, move the object out of the way, with credentials that may delete, and archive that file with "wal-b wal-push". In a versioned bucket, an older version of the object may be good.',
         cause,
       });
     }

@@ -50,6 +50,12 @@ describe("restoreCommandOf()", () => {
     });
   });
 
+  test("asks for nothing of S3's where the repository is a directory", () => {
+    const env = { AWS_CA_BUNDLE: "/ca.pem", WALB_S3_REGION: "eu-west-1", WALB_RECOVERY_RETRY_DEADLINE: "1h" };
+    const { variables } = commandOf({ env, settings: { s3Prefix: undefined, filePrefix: "/repository" } });
+    expect(variables).toEqual(["WALB_RECOVERY_RETRY_DEADLINE"]);
+  });
+
   test("writes a flag that beats the envdir once, and leaves out what is for this run", () => {
     const globalFlags = [`--envdir=${directory}`, "--s3-prefix=s3://bucket/flag", "--verbose", "--log-format=json"];
     const settings = { s3Prefix: "s3://bucket/flag", filePrefix: undefined };
