@@ -94,6 +94,26 @@ test("--action shutdown stops the server at the target", async () => {
   expect(await recovered.logText()).toContain("shutdown at recovery target");
 });
 
+const TO_BACKUP = () => ["--to", "immediate", "--backup", backup];
+test.each([
+  ["latest", () => []],
+  ["--standby", () => ["--standby"]],
+  ["--action pause", TO_BACKUP],
+  ["--action promote", () => [...TO_BACKUP(), "--action", "promote"]],
+  ["--action shutdown", () => [...TO_BACKUP(), "--action", "shutdown"]],
+])("%s: the log shows what restore said that it would", async (what, args) => {
+  const directory = join(server.directory, `told ${what}`);
+  const { stdout } = await runWalb(["restore", directory, ...args()], { as: server, env: repository.env });
+  const [, told = ""] = /^3\. The log shows (.*)$/m.exec(stdout) ?? [];
+  const phrases = [...told.matchAll(/"([^"]+)"/g)].map(([, phrase]) => phrase ?? "");
+  expect(phrases).not.toEqual([]);
+  await using recovered = await startPostgresOn(directory, { settings: { archive_mode: "off" }, until: "spawned" });
+  await recovered.waitFor(async () => {
+    const log = await recovered.logText();
+    return phrases.every((phrase) => log.includes(phrase));
+  });
+});
+
 // Only root restores for another account.
 if (process.getuid?.() !== 0) {
   process.stderr.write("not tested: restoring as root: that needs root\n");
