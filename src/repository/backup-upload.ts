@@ -1,7 +1,7 @@
 /**
  * The backup half of the repository, writing: a claim first, then parts and metadata, the sentinel last.
  *
- * Nothing is listed before publish(). What a failed backup wrote is taken back as far as the credentials allow; the rest is
+ * Nothing is listed before publish(), nor when somebody removed a part of it meanwhile. What a failed backup wrote is taken back as far as the credentials allow; the rest is
  * found by `delete garbage`, by its claim.
  */
 import { ContentEncoder, encodeContent, releaseContent } from "../codec/content.ts";
@@ -11,7 +11,7 @@ import { IntegrityError, NotFoundError, reasonOf } from "../errors.ts";
 import type { ObjectKey, ObjectStore, ObjectUpload } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
 import { formatJson } from "./json.ts";
-import { backupKeys, partKey } from "./keys.ts";
+import { backupFolder, backupKeys, partKey } from "./keys.ts";
 import type { OverwriteProof } from "./overwrite-proof.ts";
 import { encodeMetadata, encodeSentinel, type Sentinel } from "./sentinel.ts";
 
@@ -44,7 +44,8 @@ export interface PartSize {
 export class BackupUpload implements AsyncDisposable {
   readonly name: string;
   readonly #context: BackupUploadContext;
-  readonly #written: ObjectKey[] = [];
+  /** What was written, with its size, in that order. */
+  readonly #written = new Map<ObjectKey, number>();
   #isPublished = false;
 
   /** Use beginBackupUpload(). */
@@ -78,7 +79,7 @@ export class BackupUpload implements AsyncDisposable {
       throw error;
     }
     const size = await encoder.end();
-    await this.#complete(key, upload);
+    await this.#complete(key, size.storedBytes, upload);
     return size;
   }
 
@@ -91,10 +92,15 @@ export class BackupUpload implements AsyncDisposable {
     await this.#put(backupKeys(this.name).filesMetadata, body);
   }
 
-  /** Writes the metadata and then the sentinel: from its appearance on, the backup exists. */
+  /**
+   * Writes the metadata and then the sentinel: from its appearance on, the backup exists.
+   *
+   * @throws IntegrityError  what was uploaded is not there any more
+   */
   async publish(sentinel: Sentinel): Promise<void> {
     const keys = backupKeys(this.name);
     await this.#put(keys.metadata, encodeMetadata(sentinel));
+    await this.#refuseRemoved();
     await this.#put(keys.sentinel, encodeSentinel(sentinel));
     this.#isPublished = true;
   }
@@ -105,32 +111,50 @@ export class BackupUpload implements AsyncDisposable {
     const body = new TextEncoder().encode(formatJson(claim));
     const outcome = await store.putIfAbsent(key, body).catch(async (error: unknown) => {
       // It may be there although its answer got lost, and would then keep the name taken.
-      if (await this.#isOurs(key, body)) this.#written.push(key);
+      if (await this.#isOurs(key, body)) this.#written.set(key, body.byteLength);
       throw error;
     });
     if (outcome === "exists") throw await this.#nameIsTaken(key);
-    this.#written.push(key);
+    this.#written.set(key, body.byteLength);
     await proof.prove({ key, body, metadata: {} });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#isPublished || this.#written.length === 0) return;
+    if (this.#isPublished || this.#written.size === 0) return;
     const { log } = this.#context;
     const store = this.#context.store.forCleanup();
     const { sentinel } = backupKeys(this.name);
     // Its answer may have got lost. Until it is gone, nothing that it stands for may go.
-    let mayBeListed = this.#written.includes(sentinel);
+    let mayBeListed = this.#written.has(sentinel);
     try {
       if (mayBeListed) await store.delete([sentinel]);
       mayBeListed = false;
       // Newest first, the claim last: as long as anything is left, it is known whose it is.
-      await store.delete(this.#written.toReversed());
+      await store.delete([...this.#written.keys()].toReversed());
     } catch (error) {
       log.warning(`could not remove the unfinished backup "${this.name}"`, {
         detail: `${reasonOf(error)}. ${mayBeListed ? "Its sentinel may be there already: then it is listed, and complete." : "It is not listed and cannot be restored by mistake."}`,
         hint: `${mayBeListed ? 'Look with "wal-b backup-list". If it is not listed, ' : ""}"wal-b delete garbage --min-age 0s --confirm", with credentials that may delete, removes it, and every other unfinished backup: make sure that none is running.`,
       });
     }
+  }
+
+  /**
+   * A backup waits for WAL for hours, if it must. In the meantime "delete garbage" may have taken it for one that failed, or a
+   * lifecycle rule may have deleted what is old.
+   */
+  async #refuseRemoved(): Promise<void> {
+    const { store } = this.#context;
+    const removed = new Map(this.#written);
+    for await (const { key, sizeBytes } of store.list(backupFolder(this.name)))
+      if (removed.get(key) === sizeBytes) removed.delete(key);
+    const [first] = removed.keys();
+    if (first === undefined) return;
+
+    throw new IntegrityError(`somebody removed parts of backup "${this.name}" while it was made`, {
+      detail: `Of ${this.#written.size} objects, ${removed.size} are not there any more as they were uploaded, such as ${store.urlOf(first)}.`,
+      hint: 'Look for a "wal-b delete garbage" that ran meanwhile, with a short --min-age or a clock that is wrong, and for a rule that deletes old objects. Then run the backup again.',
+    });
   }
 
   /** What cannot be read is not taken for ours. */
@@ -166,15 +190,15 @@ export class BackupUpload implements AsyncDisposable {
   async #put(key: ObjectKey, body: Uint8Array): Promise<void> {
     await using upload = this.#context.store.upload(key);
     await upload.write(body);
-    await this.#complete(key, upload);
+    await this.#complete(key, body.byteLength, upload);
   }
 
-  async #complete(key: ObjectKey, upload: ObjectUpload): Promise<void> {
+  async #complete(key: ObjectKey, storedBytes: number, upload: ObjectUpload): Promise<void> {
     // Before its outcome is known: an object whose answer got lost is ours to take back, too.
-    if (!this.#written.includes(key)) this.#written.push(key);
+    this.#written.set(key, storedBytes);
     if ((await upload.complete()) === "created") return;
 
-    this.#written.splice(this.#written.indexOf(key), 1);
+    this.#written.delete(key);
     throw new IntegrityError(`${this.#context.store.urlOf(key)} exists already`, {
       detail: "Nothing in the repository is ever overwritten.",
       hint: 'Another backup may be running under this name. "wal-b delete garbage" shows what failed backups left.',

@@ -3,7 +3,8 @@
  *
  * An interrupted run leaves contents without a sentinel, which `delete garbage` finds.
  */
-import type { ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
+import { NotFoundError } from "../errors.ts";
+import type { ObjectKey, ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
 import { keysOfBackup, type UnfinishedBackup } from "./inventory.ts";
 import type { RetentionPlan } from "./plan.ts";
@@ -28,6 +29,7 @@ export async function carryOut(plan: RetentionPlan, { store, log }: DeleteContex
   if (plan.removeWal.length > 0) log.info(`deleted ${plan.removeWal.length} objects of the WAL archive`);
 }
 
+/** Spares a backup that was finished since it was found: it was still running. */
 export async function deleteLeftovers(
   backups: readonly UnfinishedBackup[],
   uploads: readonly UnfinishedUpload[],
@@ -35,9 +37,24 @@ export async function deleteLeftovers(
 ): Promise<void> {
   for (const upload of uploads) await store.abortUpload(upload);
   for (const { name } of backups) {
-    const [, ...keys] = await keysOfBackup(store, name);
+    const [sentinel, ...keys] = await keysOfBackup(store, name);
+    // As late as can be.
+    if (sentinel !== undefined && (await isThere(store, sentinel))) {
+      log.info(`backup "${name}" has been finished meanwhile: it is kept`);
+      continue;
+    }
     await store.delete(keys);
     log.info(`deleted what was left of the unfinished backup "${name}"`);
   }
   if (uploads.length > 0) log.info(`aborted ${uploads.length} unfinished uploads`);
+}
+
+async function isThere(store: ObjectStore, key: ObjectKey): Promise<boolean> {
+  try {
+    await store.head(key);
+    return true;
+  } catch (error) {
+    if (error instanceof NotFoundError) return false;
+    throw error;
+  }
 }

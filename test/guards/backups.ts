@@ -7,7 +7,7 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       guards: "the sentinel is written last",
       file: "repository/backup-upload.ts",
       search:
-        "    await this.#put(keys.metadata, encodeMetadata(sentinel));\n    await this.#put(keys.sentinel, encodeSentinel(sentinel));",
+        "    await this.#put(keys.metadata, encodeMetadata(sentinel));\n    await this.#refuseRemoved();\n    await this.#put(keys.sentinel, encodeSentinel(sentinel));",
       replacement:
         "    await this.#put(keys.sentinel, encodeSentinel(sentinel));\n    await this.#put(keys.metadata, encodeMetadata(sentinel));",
       test: "test/unit/repository/backup-upload.test.ts",

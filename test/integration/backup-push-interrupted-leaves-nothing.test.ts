@@ -133,6 +133,27 @@ describe("in a directory", () => {
     expect(await backupKeysIn(repository)).toEqual(before);
   });
 
+  test("delete garbage while it is waiting for WAL: 65, nothing is listed that is not whole, and everything is taken back", async () => {
+    const before = await backupKeysIn(repository);
+    const listed = await listedBackups(server, repository.env);
+    await using running = await start();
+    await running.says('" started at ');
+    const archiveCommand = await server.psql("SHOW archive_command");
+    await server.configure({ archive_command: "false" });
+    await server.waitFor(isWaitingForWal, { what: "the label part" });
+    expect(await garbage(["--min-age", "0s", "--confirm"])).toContain("remove  base_");
+    await server.configure({ archive_command: archiveCommand });
+    expect({ ...(await running.ended()), stderr: running.stderr }).toEqual({
+      exitCode: 65,
+      signal: null,
+      stderr: expect.stringMatching(/ERROR: somebody removed parts of backup "base_[0-9A-F]{24}" while it was made/),
+    });
+    expect(running.stderr).toContain('HINT: Look for a "wal-b delete garbage" that ran meanwhile');
+    await outOfBackupMode(server);
+    expect(await listedBackups(server, repository.env)).toEqual(listed);
+    expect(await backupKeysIn(repository)).toEqual(before);
+  });
+
   test(`kill -9 at ${MOMENTS} moments: nothing that is not whole is listed, and delete garbage removes what is left and nothing else`, async () => {
     const before = await backupKeysIn(repository);
     const [first = ""] = await listedBackups(server, repository.env);

@@ -1,7 +1,7 @@
 /** The smallest backup that there is: one empty part, published. */
 import { openZstd } from "../../src/codec/zstd.ts";
 import { asLsn } from "../../src/postgres/lsn.ts";
-import { beginBackupUpload } from "../../src/repository/backup-upload.ts";
+import { type BackupUpload, beginBackupUpload } from "../../src/repository/backup-upload.ts";
 import { backupKeys, partName } from "../../src/repository/keys.ts";
 import { NO_PROOF_NEEDED } from "../../src/repository/overwrite-proof.ts";
 import type { Sentinel } from "../../src/repository/sentinel.ts";
@@ -32,9 +32,17 @@ export const zstd = await openZstd(3);
 
 /** A whole backup of one part. */
 export async function upload(store: ObjectStore, { log } = recordedLog()): Promise<void> {
-  await using backup = await beginBackupUpload(NAME, CLAIM, { store, zstd, proof: NO_PROOF_NEEDED, log });
+  await using backup = await beginUpload(store, log);
+  await backup.publish(SENTINEL);
+}
+
+/** The same before it is published. */
+export async function beginUpload(store: ObjectStore, log = recordedLog().log): Promise<BackupUpload> {
+  await using begun = new AsyncDisposableStack();
+  const backup = begun.use(await beginBackupUpload(NAME, CLAIM, { store, zstd, proof: NO_PROOF_NEEDED, log }));
   await backup.putPart(partName(1), async () => {});
   await backup.putManifest("manifest");
   await backup.putFilesMetadata(new TextEncoder().encode("{}"));
-  await backup.publish(SENTINEL);
+  begun.move();
+  return backup;
 }

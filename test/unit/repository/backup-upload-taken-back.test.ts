@@ -5,7 +5,7 @@ import { beginBackupUpload } from "../../../src/repository/backup-upload.ts";
 import { NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
 import { type Fault, FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
-import { CLAIM, KEYS, NAME, upload, zstd } from "../../support/smallest-backup.ts";
+import { beginUpload, CLAIM, KEYS, NAME, SENTINEL, upload, zstd } from "../../support/smallest-backup.ts";
 import { recordedLog } from "../postgres/recorded-log.ts";
 
 async function keysOfCompleteBackup(): Promise<readonly string[]> {
@@ -50,6 +50,29 @@ test("a sentinel whose answer got lost stays with its whole backup when nothing 
   expect(memory.keys).toEqual(await keysOfCompleteBackup());
   expect(lines.join("\n")).toContain(`WARNING: could not remove the unfinished backup "${NAME}"`);
   expect(lines.join("\n")).toContain("then it is listed, and complete");
+});
+
+test("a backup of which anything was removed while it was made, or became another, is not listed, and what is left is taken back", async () => {
+  const mine = [`basebackups_005/${NAME}/tar_partitions/part_001.tar.zst`, KEYS.manifest, KEYS.filesMetadata];
+  const size = 5;
+  for (const [key, meanwhile] of [KEYS.claim, ...mine].flatMap((each) => [
+    [each, "gone"] as const,
+    [each, "other"] as const,
+  ])) {
+    const store = new MemoryObjectStore();
+    const publish = async () => {
+      await using backup = await beginUpload(store);
+      await store.delete([key]);
+      if (meanwhile === "other") await store.putIfAbsent(key, new Uint8Array(size));
+      await backup.publish(SENTINEL);
+    };
+    const error = await publish().catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(IntegrityError);
+    expect((error as Failure).message).toBe(`somebody removed parts of backup "${NAME}" while it was made`);
+    expect((error as Failure).detail).toContain(`Of 5 objects, 1 are not there any more`);
+    expect((error as Failure).detail).toContain(key);
+    expect({ key, meanwhile, keys: store.keys }).toEqual({ key, meanwhile, keys: [] });
+  }
 });
 
 test("the second of two backups that start in one segment is told that the first one exists", async () => {

@@ -160,6 +160,28 @@ describe("leftovers", () => {
     );
   });
 
+  test("are spared when the backup was finished since they were found", async () => {
+    const store = await repository();
+    const { backups } = await readLeftovers(store);
+    await store.putIfAbsent(backupKeys(UNFINISHED).sentinel, readGolden("test/golden/sentinel-format-1.json"));
+    const { keys } = store;
+    const { log, expectLog } = recordingLog();
+    await deleteLeftovers(backups, [], { store, log });
+    expect(store.keys).toEqual(keys);
+    expectLog(`INFO: backup "${UNFINISHED}" has been finished meanwhile: it is kept`);
+  });
+
+  test("stay when it cannot be known whether the backup was finished", async () => {
+    const memory = await repository();
+    const { backups } = await readLeftovers(memory);
+    const { keys } = memory;
+    const error = new StorageError("time-out");
+    const store = new FaultStore(memory, { atCall: 2, when: "before", error });
+    await expect(deleteLeftovers(backups, [], { store, log: recordingLog().log })).rejects.toBe(error);
+    expect(store.calls.at(-1)).toBe(`head ${backupKeys(UNFINISHED).sentinel}`);
+    expect(memory.keys).toEqual(keys);
+  });
+
   test("keysOfBackup() begins with the sentinel and ends with the claim", async () => {
     const keys = await keysOfBackup(await repository(), NEW);
     expect([keys[0], keys.at(-1)]).toEqual([backupKeys(NEW).sentinel, backupKeys(NEW).claim]);
