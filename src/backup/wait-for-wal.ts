@@ -1,5 +1,5 @@
 /** Waits until PostgreSQL has archived segments: without them a base backup cannot be restored. */
-import { PostgresError } from "../errors.ts";
+import { Failure, PostgresError, reasonOf } from "../errors.ts";
 import type { SegmentSize, WalSegment } from "../postgres/wal-segment.ts";
 import { segmentsBetween } from "../postgres/wal-segment.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
@@ -24,6 +24,7 @@ export interface WaitForWalContext {
 const FIRST_POLL_MS = 200;
 const LONGEST_POLL_MS = 5_000;
 const TELL_EVERY_MS = 15_000;
+const LONGEST_ANSWER_MS = 5_000;
 
 /**
  * @param first, last  both included, on one timeline
@@ -55,7 +56,7 @@ export async function waitForWal(
     if (now().getTime() - told >= TELL_EVERY_MS) {
       told = now().getTime();
       log.info(
-        `waiting for PostgreSQL to archive "${missing.name}" (${Math.round(waited / 1000)} s): ${await context.describeArchiver()}`,
+        `waiting for PostgreSQL to archive "${missing.name}" (${Math.round(waited / 1000)} s): ${await describe(context)}`,
       );
     }
     await abortableDelay(Math.min(pollMs, timeoutMs - waited), signal);
@@ -84,15 +85,34 @@ async function namesIn(archive: WalArchive, prefix: string): Promise<ReadonlySet
   return names;
 }
 
-async function notArchived(
-  missing: WalSegment,
-  waitedMs: number,
-  { archive, archiver, describeArchiver }: WaitForWalContext,
-): Promise<PostgresError> {
+async function notArchived(missing: WalSegment, waitedMs: number, context: WaitForWalContext): Promise<PostgresError> {
+  const { archive, archiver } = context;
   return new PostgresError(`"${missing.name}" was not archived within ${Math.round(waitedMs / 1000)} s`, {
-    detail: `The backup needs it at ${archive.urlOf(missing.name)}. ${await describeArchiver()}`,
+    detail: `The backup needs it at ${archive.urlOf(missing.name)}. ${await describe(context)}`,
     hint: `${HINTS[archiver]} WALB_ARCHIVE_TIMEOUT sets how long to wait.`,
   });
+}
+
+/**
+ * For the reader alone. Once the backup is stopped it needs its session no more: that it is gone, or that a firewall has
+ * forgotten it and no answer comes, must not end a backup whose WAL may still come.
+ */
+async function describe({ describeArchiver, signal }: WaitForWalContext): Promise<string> {
+  const answered = new AbortController();
+  const tooLate = async () => {
+    await abortableDelay(LONGEST_ANSWER_MS, AbortSignal.any([signal, answered.signal]));
+    throw new PostgresError(`no answer within ${LONGEST_ANSWER_MS / 1000} s`);
+  };
+  try {
+    return await Promise.race([describeArchiver(), tooLate()]);
+  } catch (error) {
+    // Before the backup is stopped, the end of its session is the end of the backup.
+    signal.throwIfAborted();
+    const detail = error instanceof Failure ? error.detail : undefined;
+    return [`The server cannot be asked any more: ${reasonOf(error)}.`, detail].filter(Boolean).join(" ");
+  } finally {
+    answered.abort();
+  }
 }
 
 const HINTS = {

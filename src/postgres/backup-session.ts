@@ -176,7 +176,8 @@ async function stopBackup(connection: Connection): Promise<StoppedBackup> {
     const [row] = await connection.query<Record<"lsn" | "label" | "map", string | null>>(
       `SELECT lsn, encode(textsend(labelfile), 'hex') AS label, encode(textsend(spcmapfile), 'hex') AS map FROM ${call}`,
     );
-    await connection.query("SET client_encoding TO 'UTF8'");
+    // For messages alone: with the answer in hand, the backup is stopped, and does not need its session any more.
+    await connection.query("SET client_encoding TO 'UTF8'").catch(() => undefined);
     const backupLabel = Buffer.from(row?.label ?? "", "hex");
     const tablespaceMap = Buffer.from(row?.map ?? "", "hex");
     return { stopLsn: lsnOf(row?.lsn), backupLabel, tablespaceMap, label: parseBackupLabel(backupLabel) };

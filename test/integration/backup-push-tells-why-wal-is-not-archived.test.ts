@@ -154,10 +154,55 @@ describe("an archive that works", () => {
     expect(await listedBackups(server, repository.env)).toHaveLength(3);
   });
 
+  const endSession = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'wal-b%'";
+  /** Waits for nothing but its WAL, which does not come, and has no session any more. */
+  const startWithoutSession = async (timeout: string) => {
+    const labels = async () => (await backupObjects()).filter((key) => key.endsWith("/backup_label.tar.zst")).length;
+    const before = await labels();
+    const running = await startWalb(server, ["backup-push", server.dataDirectory], {
+      ...repository.env,
+      WALB_ARCHIVE_TIMEOUT: timeout,
+    });
+    await running.says('" started at ');
+    await server.configure({ archive_command: "false" });
+    await server.waitFor(async () => (await labels()) > before, { what: "the label part" });
+    await server.query(endSession);
+    return running;
+  };
+
+  test("a session that ends once the server is out of backup mode is needed no more: the backup goes on to wait for its WAL", async () => {
+    const before = await listedBackups(server, repository.env);
+    await using running = await startWithoutSession("60s");
+    // Told after 15 s.
+    await running.says("waiting for PostgreSQL to archive");
+    await server.configure({ archive_command: archiveCommand });
+    expect({ ...(await running.ended()), stderr: running.stderr }).toEqual({
+      exitCode: 0,
+      signal: null,
+      stderr: expect.stringMatching(
+        /The server cannot be asked any more: lost the connection to PostgreSQL\..* terminating connection due to administrator command/,
+      ),
+    });
+    const [newest = "", ...others] = (await listedBackups(server, repository.env)).toReversed();
+    expect(others).toEqual(before.toReversed());
+    const { exitCode, stderr } = await runWalb(["verify", newest], { as: server, env: repository.env });
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
+  });
+
+  test("without its session, a backup whose WAL does not come in time says just that", async () => {
+    const before = await backupObjects();
+    await using running = await startWithoutSession("6s");
+    expect(await running.ended()).toEqual({ exitCode: 76, signal: null });
+    await server.configure({ archive_command: archiveCommand });
+    expect(running.stderr).toMatch(/ERROR: "[0-9A-F]{24}" was not archived within 6 s/);
+    expect(running.stderr).toContain("The server cannot be asked any more: lost the connection to PostgreSQL.");
+    expect(await backupObjects()).toEqual(before);
+  });
+
   test("a session that is ended by an administrator ends the backup with 76", async () => {
     const before = await backupObjects();
     await using running = await startHeld();
-    await server.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'wal-b%'");
+    await server.query(endSession);
     running.signal("SIGCONT");
     expect(await running.ended()).toEqual({ exitCode: 76, signal: null });
     expect(running.stderr).toContain("terminating connection due to administrator command");
