@@ -1,8 +1,8 @@
 /**
  * The backup half of the repository, writing: a claim first, then parts and metadata, the sentinel last.
  *
- * Nothing is listed before publish(), nor when somebody removed a part of it meanwhile. What a failed backup wrote is taken back as far as the credentials allow; the rest is
- * found by `delete garbage`, by its claim.
+ * Nothing is listed before publish(), nor when somebody removed a part of it meanwhile. What a failed backup wrote is taken
+ * back as far as the credentials allow; the rest is found by `delete garbage`, by its claim.
  */
 import { ContentEncoder, encodeContent, releaseContent } from "../codec/content.ts";
 import { type ReleaseOption, type TarHeader, TarWriter } from "../codec/tar.ts";
