@@ -35,6 +35,8 @@ export interface BackupUploadContext {
 /** Frames of one part that are compressed at once. With several parts at once, the cores are kept busy by 2. */
 const FRAMES_IN_FLIGHT = 3;
 
+const MAX_CLAIM_BYTES = 2 ** 16;
+
 export interface PartSize {
   readonly contentBytes: number;
   readonly storedBytes: number;
@@ -47,6 +49,9 @@ export class BackupUpload implements AsyncDisposable {
   /** What was written, with its size, in that order. */
   readonly #written = new Map<ObjectKey, number>();
   #isPublished = false;
+  #claim = new Uint8Array();
+  /** Something was removed, or is there that we did not write: the name may be another backup's by now. */
+  #isDoubtful = false;
 
   /** Use beginBackupUpload(). */
   constructor(name: string, context: BackupUploadContext) {
@@ -109,6 +114,7 @@ export class BackupUpload implements AsyncDisposable {
     const { store, proof } = this.#context;
     const key = backupKeys(this.name).claim;
     const body = new TextEncoder().encode(formatJson(claim));
+    this.#claim = body;
     const outcome = await store.putIfAbsent(key, body).catch(async (error: unknown) => {
       // It may be there although its answer got lost, and would then keep the name taken.
       if (await this.#isOurs(key, body)) this.#written.set(key, body.byteLength);
@@ -123,6 +129,7 @@ export class BackupUpload implements AsyncDisposable {
     if (this.#isPublished || this.#written.size === 0) return;
     const { log } = this.#context;
     const store = this.#context.store.forCleanup();
+    if (this.#isDoubtful && (await this.#isAnothers())) return;
     const { sentinel } = backupKeys(this.name);
     // Its answer may have got lost. Until it is gone, nothing that it stands for may go.
     let mayBeListed = this.#written.has(sentinel);
@@ -151,6 +158,7 @@ export class BackupUpload implements AsyncDisposable {
     const [first] = removed.keys();
     if (first === undefined) return;
 
+    this.#isDoubtful = true;
     throw new IntegrityError(`somebody removed parts of backup "${this.name}" while it was made`, {
       detail: `Of ${this.#written.size} objects, ${removed.size} are not there any more as they were uploaded, such as ${store.urlOf(first)}.`,
       hint: 'Look for a "wal-b delete garbage" that ran meanwhile, with a short --min-age or a clock that is wrong, and for a rule that deletes old objects. Then run the backup again.',
@@ -164,6 +172,19 @@ export class BackupUpload implements AsyncDisposable {
       .get(key, body.byteLength)
       .catch(() => undefined);
     return there !== undefined && Buffer.from(body).equals(there.body);
+  }
+
+  /**
+   * Whether another backup has claimed the name since, with our claim out of its way: what is here is that one's, and it may be
+   * listed already.
+   */
+  async #isAnothers(): Promise<boolean> {
+    const { claim } = backupKeys(this.name);
+    const there = await this.#context.store
+      .forCleanup()
+      .get(claim, MAX_CLAIM_BYTES)
+      .catch(() => undefined);
+    return there !== undefined && !Buffer.from(this.#claim).equals(there.body);
   }
 
   async #nameIsTaken(claim: ObjectKey): Promise<IntegrityError> {
@@ -199,6 +220,7 @@ export class BackupUpload implements AsyncDisposable {
     if ((await upload.complete()) === "created") return;
 
     this.#written.delete(key);
+    this.#isDoubtful = true;
     throw new IntegrityError(`${this.#context.store.urlOf(key)} exists already`, {
       detail: "Nothing in the repository is ever overwritten.",
       hint: 'Another backup may be running under this name. "wal-b delete garbage" shows what failed backups left.',

@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { Failure, IntegrityError } from "../../../src/errors.ts";
 import { beginBackupUpload } from "../../../src/repository/backup-upload.ts";
+import { partName } from "../../../src/repository/keys.ts";
 import { NO_PROOF_NEEDED } from "../../../src/repository/overwrite-proof.ts";
 import { type Fault, FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
@@ -53,25 +54,44 @@ test("a sentinel whose answer got lost stays with its whole backup when nothing 
 });
 
 test("a backup of which anything was removed while it was made, or became another, is not listed, and what is left is taken back", async () => {
-  const mine = [`basebackups_005/${NAME}/tar_partitions/part_001.tar.zst`, KEYS.manifest, KEYS.filesMetadata];
-  const size = 5;
-  for (const [key, meanwhile] of [KEYS.claim, ...mine].flatMap((each) => [
-    [each, "gone"] as const,
-    [each, "other"] as const,
-  ])) {
+  const content = [`basebackups_005/${NAME}/tar_partitions/part_001.tar.zst`, KEYS.manifest, KEYS.filesMetadata];
+  const gone = [KEYS.claim, ...content].map((key) => [key, "gone"] as const);
+  const other = content.map((key) => [key, "other"] as const);
+  for (const [key, meanwhile] of [...gone, ...other]) {
     const store = new MemoryObjectStore();
     const publish = async () => {
       await using backup = await beginUpload(store);
       await store.delete([key]);
-      if (meanwhile === "other") await store.putIfAbsent(key, new Uint8Array(size));
+      if (meanwhile === "other") await store.putIfAbsent(key, new Uint8Array(5));
       await backup.publish(SENTINEL);
     };
     const error = await publish().catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(IntegrityError);
     expect((error as Failure).message).toBe(`somebody removed parts of backup "${NAME}" while it was made`);
-    expect((error as Failure).detail).toContain(`Of 5 objects, 1 are not there any more`);
+    expect((error as Failure).detail).toContain("Of 5 objects, 1 are not there any more");
     expect((error as Failure).detail).toContain(key);
     expect({ key, meanwhile, keys: store.keys }).toEqual({ key, meanwhile, keys: [] });
+  }
+});
+
+test("a backup that was removed while it was made takes nothing back of the one that has its name now", async () => {
+  const context = { zstd, proof: NO_PROOF_NEEDED, log: recordedLog().log };
+  for (const second of ["begun", "finished"] as const) {
+    const store = new MemoryObjectStore();
+    let keys: readonly string[] = [];
+    const replaced = async () => {
+      await using first = await beginBackupUpload(NAME, { ...CLAIM, processId: 2 }, { ...context, store });
+      await first.putPart(partName(1), async () => {});
+      await store.delete(store.keys);
+      if (second === "finished") await upload(store);
+      // Runs on.
+      else await beginBackupUpload(NAME, CLAIM, { ...context, store });
+      ({ keys } = store);
+      await first.publish(SENTINEL);
+    };
+    await expect(replaced()).rejects.toThrow(IntegrityError);
+    const left = second === "finished" ? [] : [KEYS.metadata];
+    expect({ second, keys: store.keys }).toEqual({ second, keys: [...keys, ...left].toSorted() });
   }
 });
 
