@@ -2,8 +2,8 @@
  * Whether a repository in a directory is the one that is meant: a mount point at which nothing is mounted is a directory too, in
  * which every file is missing, and in which archived WAL would be lost from sight once the file system is mounted again.
  */
-import { stat } from "node:fs/promises";
-import { join } from "node:path";
+import { lstat, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { reasonOf, StorageError, systemCodeOf } from "../errors.ts";
 import { BACKUPS, WAL } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
@@ -29,19 +29,34 @@ export async function checkStillMounted(directory: string, location: string, mem
   }
 }
 
-/** @throws StorageError  so that absence is not taken for proved: nothing that wal-b or WAL-G wrote is there */
-export async function checkNotEmpty(store: ObjectStore): Promise<void> {
-  const { folders } = await store.listLevel("");
-  if (folders.includes(WAL) || folders.includes(BACKUPS)) return;
+/**
+ * Looks for one object in the two directories that are ours. What else is there is nobody's business: at the root of a file
+ * system it is a lost+found, which only root may read.
+ *
+ * @throws StorageError  so that absence is not taken for proved: nothing that wal-b or WAL-G wrote is there, or it is behind a
+ *                       link, which may lead to where nothing is mounted
+ */
+export async function checkNotEmpty(store: ObjectStore, directory: string): Promise<void> {
+  for (const folder of [WAL, BACKUPS]) await checkIsNoLink(resolve(directory, folder));
+  // Backups first: they are few where segments are many, and a list is sorted before it begins.
+  for (const folder of [BACKUPS, WAL]) for await (const _ of store.list(folder)) return;
   throw new StorageError(`the repository ${store.location} is empty`, {
     detail: "That proves nothing about the file that was asked for.",
     hint: "Check that the file system is mounted, and that the prefix is the one that the cluster archived to.",
   });
 }
 
-async function found(path: string) {
+async function checkIsNoLink(path: string): Promise<void> {
+  if (!(await found(path, lstat))?.isSymbolicLink()) return;
+  throw new StorageError(`could not look into "${path}"`, {
+    detail: "It is a symbolic link.",
+    hint: "Use a bind mount in its place, or make the link the repository itself.",
+  });
+}
+
+async function found(path: string, look: typeof stat | typeof lstat = stat) {
   try {
-    return await stat(path);
+    return await look(path);
   } catch (cause) {
     if (systemCodeOf(cause) === "ENOENT") return undefined;
     throw new StorageError(`could not look at "${path}"`, { detail: `${reasonOf(cause)}.`, cause });

@@ -4,6 +4,7 @@ import { Failure, NotFoundError } from "../errors.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { checkNotEmpty } from "./mounted.ts";
 import { prefetcherFor } from "./prefetcher.ts";
+import { parsePrefix } from "./prefix.ts";
 import { recoveryState } from "./recovery.ts";
 
 export const walFetch: Command = {
@@ -51,8 +52,9 @@ export const walFetch: Command = {
         signal: context.signal,
       });
     } catch (error) {
-      if (error instanceof NotFoundError && context.settings.filePrefix !== undefined) {
-        await checkNotEmpty(repository.store);
+      const prefix = parsePrefix(context.settings);
+      if (error instanceof NotFoundError && prefix.kind === "directory") {
+        await checkNotEmpty(repository.store, prefix.directory);
       }
       throw error;
     }

@@ -5,7 +5,7 @@
 import { Failure, IntegrityError, UsageError } from "../errors.ts";
 import { parseTimelineHistory, type TimelineHistory } from "../postgres/timeline-history.ts";
 import { readCatalog } from "../repository/backup-catalog.ts";
-import { BACKUPS, backupKeys, backupOfContent, backupOfSentinel, parseBackupName } from "../repository/keys.ts";
+import { BACKUPS, backupKeys, backupOfContent, backupOfSentinel, parseBackupName, WAL } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
 import type { Inventory, WalEntry } from "./plan.ts";
@@ -63,7 +63,9 @@ export async function readLeftovers(store: ObjectStore): Promise<Leftovers> {
   }
 
   const uploads: UnfinishedUpload[] = [];
-  for await (const upload of store.listUnfinishedUploads("")) uploads.push(upload);
+  // Not below "": what else is at the root is not ours, and may be unreadable, as the lost+found of a file system.
+  for (const prefix of [BACKUPS, WAL])
+    for await (const upload of store.listUnfinishedUploads(prefix)) uploads.push(upload);
   const backups = [...found].filter(([name]) => !complete.has(name)).map(([name, entry]) => ({ name, ...entry }));
   return { backups, uploads };
 }

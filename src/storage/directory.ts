@@ -141,11 +141,10 @@ class DirectoryStore implements ObjectStore {
   }
 
   async *list(prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry> {
-    for await (const name of this.#walk(prefix)) {
-      if (!TEMPORARY.test(baseName(name)) && (after === undefined || compareKeys(name, after) > 0)) {
-        const entry = await this.#entryOf(name);
-        if (entry) yield entry;
-      }
+    for await (const name of this.#walk(prefix, after)) {
+      if (TEMPORARY.test(baseName(name)) || !isBehind(name, after)) continue;
+      const entry = await this.#entryOf(name);
+      if (entry) yield entry;
     }
   }
 
@@ -154,9 +153,9 @@ class DirectoryStore implements ObjectStore {
   ): Promise<{ readonly objects: readonly ObjectEntry[]; readonly folders: readonly string[] }> {
     const objects: ObjectEntry[] = [];
     const folders: string[] = [];
-    const { directory, namePrefix } = split(prefix);
-    for (const { name, kind } of await this.#readDirectory(directory)) {
-      if (!name.startsWith(namePrefix) || TEMPORARY.test(name)) continue;
+    const { directory } = split(prefix);
+    for (const { name, kind } of await this.#readDirectory(prefix)) {
+      if (TEMPORARY.test(name)) continue;
       if (kind === "directory") {
         // An empty directory is no folder: S3 knows none.
         const first = await this.list(`${directory}${name}/`)[Symbol.asyncIterator]().next();
@@ -193,7 +192,8 @@ class DirectoryStore implements ObjectStore {
   }
 
   async *listUnfinishedUploads(prefix: string): AsyncIterable<UnfinishedUpload> {
-    for await (const path of this.#walk("")) {
+    // A temporary name begins with none of its key's, but is in the same directory.
+    for await (const path of this.#walk(split(prefix).directory)) {
       const name = baseName(path);
       const original = TEMPORARY.exec(name)?.[1];
       if (original === undefined) continue;
@@ -292,21 +292,33 @@ class DirectoryStore implements ObjectStore {
     }
   }
 
-  /** Files whose path begins with `prefix`, in the order of S3: "a/b" sorts by its bytes, the "/" included. */
-  async *#walk(prefix: string): AsyncGenerator<string> {
-    const { directory, namePrefix } = split(prefix);
-    for (const { name, kind } of await this.#readDirectory(directory)) {
-      if (!name.startsWith(namePrefix)) continue;
-      if (kind === "directory") yield* this.#walk(`${directory}${name}/`);
+  /**
+   * Files whose path begins with `prefix`, in the order of S3: "a/b" sorts by its bytes, the "/" included. Those up to `after` may
+   * be left out.
+   */
+  async *#walk(prefix: string, after?: ObjectKey): AsyncGenerator<string> {
+    const { directory } = split(prefix);
+    for (const { name, kind } of await this.#readDirectory(prefix, after)) {
+      if (kind === "directory") yield* this.#walk(`${directory}${name}/`, after);
       else yield directory + name;
     }
   }
 
-  async #readDirectory(directory: string): Promise<readonly { name: string; kind: "file" | "directory" }[]> {
+  /**
+   * What is in the directory of `prefix` and begins with it. The rest is left out before it is looked at and sorted: an archive
+   * has hundreds of thousands of segments where one is asked for, and what is not ours may be unreadable.
+   */
+  async #readDirectory(
+    prefix: string,
+    after?: ObjectKey,
+  ): Promise<readonly { name: string; kind: "file" | "directory" }[]> {
     this.#signal.throwIfAborted();
+    const { directory, namePrefix } = split(prefix);
     const action = `could not list "${this.urlOf(directory)}"`;
+    const isWanted = (entry: Dirent) =>
+      entry.name.startsWith(namePrefix) && (!entry.isFile() || isBehind(directory + entry.name, after));
     try {
-      const found = await readdir(join(this.#root, directory), { withFileTypes: true });
+      const found = (await readdir(join(this.#root, directory), { withFileTypes: true })).filter(isWanted);
       await this.checkRoot((detail) => this.#rootIsGone(action, detail));
       const entries = await Promise.all(found.map((entry) => this.#kindOf(directory, entry)));
       const sortName = ({ name, kind }: { name: string; kind: string }) => (kind === "directory" ? `${name}/` : name);
@@ -350,3 +362,5 @@ function split(prefix: string): { directory: string; namePrefix: string } {
   if (directory !== "") checkKey(directory.slice(0, -1));
   return { directory, namePrefix: prefix.slice(at) };
 }
+
+const isBehind = (key: ObjectKey, after: ObjectKey | undefined) => after === undefined || compareKeys(key, after) > 0;

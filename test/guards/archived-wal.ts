@@ -159,8 +159,8 @@ export const WAL_GUARDS: readonly Guard[] = [
     {
       guards: "a mount point proves nothing, whatever else is in it",
       file: "cli/mounted.ts",
-      search: "if (folders.includes(WAL) || folders.includes(BACKUPS)) return;",
-      replacement: "if (folders !== undefined) return;",
+      search: "for await (const _ of store.list(folder)) return;",
+      replacement: "return;",
       test: "test/cli/repository-unmounted.test.ts",
       fails: "when it is unmounted > recovery does not end, with somebody's note at the mount point",
       needs: "program",
