@@ -20,10 +20,22 @@ export function checkKey(key: string): void {
   }
 }
 
-/** The order of S3's lists: by the bytes of UTF-8, which is not the order of JavaScript's strings. */
+/**
+ * The order of S3's lists: by the bytes of UTF-8. JavaScript's strings have another one only where surrogates are compared, so
+ * bytes are made only there: a list of an archive compares a hundred thousand names millions of times.
+ */
 export function compareKeys(a: string, b: string): number {
-  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+  const length = Math.min(a.length, b.length);
+  for (let at = 0; at < length; at++) {
+    const x = a.charCodeAt(at);
+    const y = b.charCodeAt(at);
+    if (x !== y)
+      return x < FIRST_SURROGATE || y < FIRST_SURROGATE ? x - y : Buffer.compare(Buffer.from(a), Buffer.from(b));
+  }
+  return a.length - b.length;
 }
+
+const FIRST_SURROGATE = 0xd800;
 
 /** What stands behind the last "/". */
 export function baseName(key: string): string {

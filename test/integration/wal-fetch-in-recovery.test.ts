@@ -3,7 +3,7 @@
  * archive ends; a standby waits.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { readdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rename, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
 import { type PostgresServer, startPostgres, startPostgresOn } from "../support/postgres-server.ts";
@@ -205,9 +205,13 @@ async function archivedHistory(server: PostgresServer, name: string): Promise<vo
 
 describe.each([12, 15, 18])("PostgreSQL %i, with a directory that is moved away", (major) => {
   let scene: Scene;
+  let lostAndFound = "";
   beforeAll(async () => {
     scene = await makeScene(major, async (primary) => {
       const repository = await primary.makeDirectory("repository");
+      // As at the root of a file system: the end of the archive is found all the same.
+      lostAndFound = join(repository, "lost+found");
+      await mkdir(lostAndFound, { mode: 0o000 });
       return {
         env: { WALB_FILE_PREFIX: repository },
         leave: () => rename(repository, `${repository}.away`),
@@ -215,7 +219,11 @@ describe.each([12, 15, 18])("PostgreSQL %i, with a directory that is moved away"
       };
     });
   }, 120_000);
-  afterAll(async () => await scene?.primary[Symbol.asyncDispose]());
+  afterAll(async () => {
+    // Nobody but root can remove it together with what is around it.
+    await rmdir(lostAndFound).catch(() => {});
+    await scene?.primary[Symbol.asyncDispose]();
+  });
   recoveryTests(() => scene);
 });
 

@@ -32,6 +32,7 @@ import {
   partName,
   walKey,
 } from "../../src/repository/keys.ts";
+import { compareKeys } from "../../src/storage/object-key.ts";
 import { anyText, damagedText } from "../support/damage.ts";
 import { answerOf, property } from "../support/property.ts";
 import type { Random } from "../support/random.ts";
@@ -147,4 +148,14 @@ property("a target of recovery is one for PostgreSQL too, or is refused", async 
   expect(describeTarget(target)).not.toContain("undefined");
   if (target.kind !== "latest" && target.kind !== "immediate" && target.kind !== "xid" && target.kind !== "name")
     expect(parseRecoveryTarget(value)).toEqual(target);
+});
+
+property("keys are in the order of their bytes", (random) => {
+  const [beginning, letters] = [anyText(random), ["", "a", "b", "/", "é", "\ud7ff", "\ue000", "\uffff", "😀", "😁"]];
+  const [a, b] = [0, 1].map(() => beginning + random.pick(letters) + (random.once(2) ? anyText(random) : "")) as [
+    string,
+    string,
+  ];
+  const order = Buffer.compare(Buffer.from(a), Buffer.from(b));
+  expect(Math.sign(compareKeys(a, b))).toBe(order);
 });

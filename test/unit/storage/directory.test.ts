@@ -156,6 +156,31 @@ test("a symbolic link is neither followed nor passed over", async () => {
   expect(error.detail).toContain('"wal_005" is a symbolic link');
 });
 
+test("what does not begin with the prefix is not looked at", async () => {
+  const { directory, store } = await setUp();
+  await store.putIfAbsent("wal_005/A.zst", text("x"));
+  const temporary = ".wal-b.0b9e8f4e-6c1f-4a07-9a0b-3f8a3c5a7d11.B.zst";
+  await writeFile(join(directory, "wal_005", temporary), "half");
+  // A link is what no account may look at, not even root.
+  await symlink(root, join(directory, "lost+found"));
+  expect(await Array.fromAsync(store.listUnfinishedUploads("wal_005/"))).toHaveLength(1);
+  expect(await Array.fromAsync(store.listUnfinishedUploads("wal_005/A"))).toEqual([]);
+  expect((await store.listLevel("wal")).folders).toEqual(["wal_005/"]);
+  await symlink(root, join(directory, "wal_005/B.zst"));
+  expect((await Array.fromAsync(store.list("wal_005/A"))).map(({ key }) => key)).toEqual(["wal_005/A.zst"]);
+  expect((await store.listLevel("wal_005/A")).objects).toHaveLength(1);
+  expect(await failure(() => Array.fromAsync(store.list("wal_005/")))).toBeInstanceOf(StorageError);
+});
+
+test("a list that begins behind a key goes into directories of which the name alone is before it", async () => {
+  const { store } = await setUp();
+  for (const key of ["a/1/x", "a/1-", "a/1/y", "a/2/x", "a/0"]) await store.putIfAbsent(key, text("x"));
+  const behind = async (after: string) => (await Array.fromAsync(store.list("a/", after))).map(({ key }) => key);
+  expect(await behind("a/0")).toEqual(["a/1-", "a/1/x", "a/1/y", "a/2/x"]);
+  expect(await behind("a/1-")).toEqual(["a/1/x", "a/1/y", "a/2/x"]);
+  expect(await behind("a/1/x")).toEqual(["a/1/y", "a/2/x"]);
+});
+
 test("what another program put in place under the name is kept, even while an upload runs", async () => {
   const { directory, store } = await setUp();
   await using upload = store.upload("a");
