@@ -20,10 +20,11 @@ import { forEachAtOnce } from "../system/pool.ts";
 import type { StartProgress } from "../system/progress.ts";
 import { formatBytes } from "../system/quantity.ts";
 import { completeParts, type Manifest, type PartOfBackup, readManifest } from "./contents.ts";
-import { hasMarker, type InterruptedRestore, RestoreMarker } from "./restore-marker.ts";
+import { type InterruptedRestore, namesThisProcess, RestoreMarker } from "./restore-marker.ts";
 import { checkSameBackup, clearLeftOver, examineTarget, type Found, NOTHING_FOUND, partsToRead } from "./resume.ts";
 import { checkSpace, type SpaceUse } from "./space.ts";
 import {
+  checkStillEmpty,
   checkWritable,
   finishDirectories,
   type MadeTarget,
@@ -136,9 +137,10 @@ export async function carryOutFetch(
   const { backup, found, manifest } = plan;
   const { interrupted, log, signal } = context;
   const { target } = plan.target;
-  if (interrupted) await clearLeftOver(target, found);
   const made = await makeTarget(plan.target);
   await using marker = await markTarget(plan, made, context);
+  // Only behind the marker, which is this process's now: what was found is true only then.
+  if (interrupted) await clearLeftOver(target, found);
   const prepared = await prepareTarget(plan.target, made);
   await marker.madeDirectories(prepared.madeDirectories);
   log.info(`restoring backup "${backup.name}" into "${target}"${interrupted ? `, where ${describeFound(plan)}` : ""}`);
@@ -148,10 +150,11 @@ export async function carryOutFetch(
   restored.checkComplete(backup.name);
   if (manifest) await placeFile(BACKUP_MANIFEST, manifest.text, prepared);
   const madeDirectories = [...(interrupted?.madeDirectories ?? []), ...prepared.madeDirectories];
-  await finishDirectories({ ...prepared, madeDirectories });
+  const finished = { ...prepared, madeDirectories };
+  await finishDirectories(finished);
   await context.addBeforeStart?.(prepared);
 
-  await syncTree(target, prepared.tablespaceDirectories, signal);
+  await syncTree(finished, signal);
   await putControlInPlace(target, backup.name);
   await marker.remove();
   log.info(`restored backup "${backup.name}": ${restored.files} files, ${formatBytes(restored.bytes)}`);
@@ -168,7 +171,7 @@ export async function tellingOfResume<Result>(
     return await restore();
   } catch (error) {
     // What is damaged stays so.
-    if (!(error instanceof IntegrityError) && (await hasMarker(target)))
+    if (!(error instanceof IntegrityError) && (await namesThisProcess(target)))
       log.info(`"${target}" keeps what was restored; --resume goes on from there`);
     throw error;
   }
@@ -187,7 +190,15 @@ async function markTarget(
     repository: store.location,
     tablespaces: plan.tablespaces.map(({ oid, place }) => ({ oid, place })),
   };
-  return await RestoreMarker.begin(plan.target, identity, { now: now(), owner });
+  const marker = await RestoreMarker.begin(plan.target, identity, { now: now(), owner });
+  try {
+    await checkStillEmpty(plan.target);
+    return marker;
+  } catch (error) {
+    await marker.remove();
+    await marker[Symbol.asyncDispose]();
+    throw error;
+  }
 }
 
 const describeFound = ({ found, manifest, parts }: FetchPlan) =>

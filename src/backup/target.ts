@@ -4,7 +4,7 @@
  * Nothing is written outside the target unless the user said where: tablespaces keep their places only with SOURCE.
  */
 import { constants } from "node:fs";
-import { access, chmod, lstat, open, readdir, readlink, stat, symlink } from "node:fs/promises";
+import { access, chmod, lstat, open, readdir, readlink, realpath, stat, symlink } from "node:fs/promises";
 import { dirname, isAbsolute, join, normalize, resolve } from "node:path";
 import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
@@ -80,6 +80,7 @@ export async function planTarget(
       throw leadsElsewhere(join(target, "pg_tblspc", oid), { leadsTo, place });
     return { oid, place, link: leadsTo === undefined ? ("to be made" as const) : ("prepared" as const) };
   });
+  await refuseSharedPlace(placed);
   for (const { place } of placed) await checkEmptyPlace(place);
   return { target, tablespaces: placed };
 }
@@ -246,6 +247,17 @@ async function refuseInterrupted(target: string): Promise<void> {
   });
 }
 
+/**
+ * Once the marker is there, which keeps others out: another restore may have begun and ended since planTarget().
+ *
+ * @throws DestinationError  something else is there
+ */
+export async function checkStillEmpty(target: string): Promise<void> {
+  const expected = ["lost+found", "pg_tblspc", MARKER_DIRECTORY];
+  const others = (await namesIn(target)).filter((name) => !expected.includes(name));
+  if (others.length > 0) throw notEmpty(target, others);
+}
+
 async function checkEmptyPlace(place: string): Promise<void> {
   const names = (await namesIn(place)).filter((name) => name !== "lost+found");
   if (names.length > 0) throw notEmpty(place, names);
@@ -316,23 +328,41 @@ function refuseWithoutPlace(places: readonly (Tablespace & { readonly place: str
   });
 }
 
+/** Also by another name: of two tablespaces in one directory, dropping the one would find the files of the other. */
+async function refuseSharedPlace(placed: readonly PlacedTablespace[]): Promise<void> {
+  const taken = new Map<string, PlacedTablespace>();
+  for (const tablespace of placed) {
+    const { oid, place } = tablespace;
+    const directory = await realpath(place).catch(() => resolve(place));
+    const other = taken.get(directory);
+    taken.set(directory, tablespace);
+    if (other === undefined) continue;
+    throw new UsageError(`tablespaces ${other.oid} and ${oid} cannot go to one place`, {
+      detail: `Tablespace ${other.oid} is to go to "${other.place}", and ${oid} to "${place}".`,
+      hint: "Give each a directory of its own.",
+    });
+  }
+}
+
 const SYNCS_AT_ONCE = 16;
 
 /** Makes every file and directory durable: data first, then the names that lead to it. */
 export async function syncTree(
-  target: string,
-  tablespaceDirectories: readonly string[],
+  { target, tablespaceDirectories, madeDirectories }: PreparedTarget,
   signal: AbortSignal,
 ): Promise<void> {
-  for (const root of [...tablespaceDirectories, target]) {
+  const roots = [...tablespaceDirectories, target];
+  for (const root of roots) {
     const directories: string[] = [];
     await forEachAtOnce(SYNCS_AT_ONCE, filesBelow(root, directories), async (path) => {
       signal.throwIfAborted();
       await madeDurable(path, () => syncFile(path));
     });
-    for (const directory of [...directories.toReversed(), resolve(root, "..")])
-      await madeDurable(directory, () => syncDirectory(directory));
+    for (const directory of directories.toReversed()) await madeDurable(directory, () => syncDirectory(directory));
   }
+  // Where their names are, and those of every directory that was made around them.
+  for (const directory of new Set([...roots, ...madeDirectories].map((path) => resolve(path, ".."))))
+    await madeDurable(directory, () => syncDirectory(directory));
 }
 
 async function* filesBelow(directory: string, directories: string[]): AsyncGenerator<string> {

@@ -21,7 +21,7 @@ export const backupFetch: Command = {
   ],
 
   async run(words, context) {
-    const [{ openRepository }, { fetchBackup }, { readInterruptedRestore }] = await Promise.all([
+    const [{ openRepository }, { fetchBackup }, { RestoreMarker }] = await Promise.all([
       import("./open-repository.ts"),
       import("../backup/fetch.ts"),
       import("../backup/restore-marker.ts"),
@@ -36,7 +36,7 @@ export const backupFetch: Command = {
       zstd: await zstd(),
       partsAtOnce: settings.downloadConcurrency,
       tablespaces,
-      interrupted: words.isSet("resume") ? await readInterruptedRestore(directory) : undefined,
+      interrupted: words.isSet("resume") ? await RestoreMarker.takeOver(directory) : undefined,
       log,
       startProgress,
       now,

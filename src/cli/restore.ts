@@ -54,7 +54,7 @@ export const restore: Command = {
     });
     const request = { ...requestOf(words), restoreCommand: command };
     const tablespaces = tablespaceChoice(words);
-    const [{ openRepository }, { carryOutRestore, planRestore }, { readInterruptedRestore }, report] =
+    const [{ openRepository }, { carryOutRestore, planRestore }, { readInterruptedRestore, RestoreMarker }, report] =
       await Promise.all([
         import("./open-repository.ts"),
         import("../backup/restore.ts"),
@@ -66,9 +66,11 @@ export const restore: Command = {
     const { store, archive, zstd } = repository;
     const { settings, log, startProgress, signal, now, output } = context;
     const directory = resolve(context.workingDirectory, words.required("directory"));
+    // A dry run only looks.
+    const goOn = words.isSet("dry-run") ? readInterruptedRestore : RestoreMarker.takeOver;
     const restoring = {
       ...{ store, archive, zstd: await zstd(), partsAtOnce: settings.downloadConcurrency, tablespaces },
-      interrupted: words.isSet("resume") ? await readInterruptedRestore(directory) : undefined,
+      interrupted: words.isSet("resume") ? await goOn(directory) : undefined,
       ...{ log, startProgress, signal, now },
     };
     const plan = await planRestore(directory, request, restoring);

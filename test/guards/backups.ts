@@ -72,7 +72,7 @@ export const BACKUP_GUARDS: readonly Guard[] = [
     {
       guards: "everything is on the disk before pg_control has its name",
       file: "backup/fetch.ts",
-      search: "  await syncTree(target, prepared.tablespaceDirectories, signal);\n",
+      search: "  await syncTree(finished, signal);\n",
       replacement: "",
       test: "test/integration/restore-is-durable-before-it-can-be-started.test.ts",
       fails: "is synced before pg_control gets its name",
@@ -126,8 +126,8 @@ export const BACKUP_GUARDS: readonly Guard[] = [
     {
       guards: "two restores do not work on one directory",
       file: "backup/restore-marker.ts",
-      search: "  if (last && isRunning(last.runBy)) {",
-      replacement: "  if (false) {",
+      search: "  isProcessRunning(runner.processId) &&\n",
+      replacement: "  false &&\n",
       test: "test/integration/restore-resumes-where-it-was-interrupted.test.ts",
       fails: "a restore that still runs",
       needs: "servers",
