@@ -52,7 +52,9 @@ describe("RestoreMarker.takeOver()", () => {
     expect((await RestoreMarker.takeOver(target))?.identity).toEqual(IDENTITY);
     const text = await textOfMarker();
     expect(text).toStartWith(`${before}\n{"runBy":`);
-    expect(JSON.parse(text.slice(before.length))).toMatchObject({ runBy: { hostname: hostname(), processId: process.pid } });
+    expect(JSON.parse(text.slice(before.length))).toMatchObject({
+      runBy: { hostname: hostname(), processId: process.pid },
+    });
     await (await RestoreMarker.resume(target))[Symbol.asyncDispose]();
   });
 
