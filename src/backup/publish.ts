@@ -1,5 +1,6 @@
 /** The end of a base backup: manifest, files metadata, and then the sentinel, which makes it exist. */
 import { formatLsn } from "../postgres/lsn.ts";
+import type { TablespaceLink } from "../postgres/tablespace-map.ts";
 import type { Sentinel } from "../repository/sentinel.ts";
 import type { Log } from "../system/log.ts";
 import { formatBytes } from "../system/quantity.ts";
@@ -18,8 +19,8 @@ export interface BackupFacts
     | "segmentSize"
     | "startedAt"
     | "dataDirectory"
-    | "tablespaces"
   > {
+  readonly tablespaces: readonly TablespaceLink[];
   readonly majorVersion: number;
   /** The WAL from start to stop is among the files. */
   readonly holdsWal: boolean;
@@ -67,8 +68,7 @@ export async function publishBackup(
     uncompressedBytes: totals.contentBytes,
     compressedBytes: totals.storedBytes,
     isPermanent: context.permanence === "permanent",
-    // An in-place tablespace is a directory like any other; it has no place of its own.
-    tablespaces: facts.tablespaces.filter(({ location }) => location.startsWith("/")),
+    tablespaces: facts.tablespaces.map(({ oid, location }) => ({ oid: String(oid), location })),
     walB: {
       version: context.version,
       parts: totals.objects,

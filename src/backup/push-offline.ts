@@ -6,7 +6,7 @@
  */
 import { PostgresError } from "../errors.ts";
 import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
-import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
+import { readTablespaceLinks, tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
 import type { DataEntry } from "../postgres/data-entry.ts";
 import type { Lsn } from "../postgres/lsn.ts";
 import { readOfflineState, refuseRunningServer } from "../postgres/offline-state.ts";
@@ -62,11 +62,11 @@ export async function pushOfflineBackup(
     log,
     signal,
   };
-  const tablespaces = new Map<number, string>();
+  const tablespaces = await readTablespaceLinks(dataDirectory);
   const versionDirectory = tablespaceVersionDirectory(majorVersion, control.catalogVersion);
+  const options = { versionDirectory, tablespaces, wal: "include" } as const;
   const needed = async function* (to: Log) {
-    for await (const entry of walkDataDirectory(dataDirectory, { versionDirectory, wal: "include", log: to })) {
-      if (entry.kind === "tablespace") tablespaces.set(entry.oid, entry.linkTarget);
+    for await (const entry of walkDataDirectory(dataDirectory, { ...options, log: to })) {
       if (isNeeded(entry, control, size)) yield entry;
     }
   };
@@ -87,7 +87,7 @@ export async function pushOfflineBackup(
     startedAt,
     dataDirectory,
     holdsWal: true,
-    tablespaces: [...tablespaces].map(([oid, location]) => ({ oid: String(oid), location })),
+    tablespaces,
   };
   return await publishBackup(facts, pack, context);
 }

@@ -14,7 +14,7 @@ import { BackupManifestWriter } from "../postgres/backup-manifest.ts";
 import { checkArchiving, checkDataDirectory, checkSeesBackupStart } from "../postgres/backup-preflight.ts";
 import { type BackupSession, type StoppedBackup, startBackupSession } from "../postgres/backup-session.ts";
 import type { Connection } from "../postgres/connection.ts";
-import { tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
+import { readTablespaceLinks, tablespaceVersionDirectory, walkDataDirectory } from "../postgres/data-directory.ts";
 import { formatLsn } from "../postgres/lsn.ts";
 import { readPgControl } from "../postgres/pg-control.ts";
 import { readServerFacts } from "../postgres/server-facts.ts";
@@ -78,6 +78,7 @@ export async function pushBackup(
   const startedAt = now();
   await using session = await startSession(connection, dataDirectory, context);
   const signal = AbortSignal.any([context.signal, session.lost]);
+  const tablespaces = await readTablespaceLinks(dataDirectory);
   const wait = waitContext(connection, session, { ...context, dataDirectory, signal });
   await waitForWalBefore(session, connection, wait);
 
@@ -99,7 +100,8 @@ export async function pushBackup(
     signal,
   };
   const versionDirectory = tablespaceVersionDirectory(session.server.majorVersion, control.catalogVersion);
-  const walk = (to: Log) => walkDataDirectory(dataDirectory, { versionDirectory, wal: "exclude", log: to });
+  const options = { versionDirectory, tablespaces, wal: "exclude" } as const;
+  const walk = (to: Log) => walkDataDirectory(dataDirectory, { ...options, log: to });
   await packParts(walk, context.limits, pack);
   await packPgControl(dataDirectory, pack, now());
 
@@ -114,7 +116,7 @@ export async function pushBackup(
     ...server,
     pgVersion: server.serverVersion,
     segmentSize: server.walSegmentSizeBytes,
-    tablespaces: server.tablespaces.map(({ oid, location }) => ({ oid: String(oid), location })),
+    tablespaces,
     timeline,
     startLsn,
     stopLsn: stopped.stopLsn,

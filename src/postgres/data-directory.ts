@@ -10,15 +10,18 @@
  * somebody moved to another disk; the restored copy does not need the other disk.
  */
 import { readdir, readlink, realpath, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { SourceMissingError } from "../errors.ts";
 import type { Log } from "../system/log.ts";
 import { isEmptiedDirectory, namesToBackUp } from "./backup-exclusions.ts";
-import { type DataEntry, EXACT, type Found, factsOf, fileEntry, folderEntry, ifThere, lookAt } from "./data-entry.ts";
+import { type DataEntry, EXACT, type Found, fileEntry, folderEntry, ifThere, lookAt } from "./data-entry.ts";
+import type { TablespaceLink } from "./tablespace-map.ts";
 
 export interface WalkOptions {
   /** "PG_15_202209061", see `tablespaceVersionDirectory`: other directories in a tablespace are other servers'. */
   readonly versionDirectory: string;
+  /** Those of the backup, see `readTablespaceLinks`; no other link in pg_tblspc is followed. */
+  readonly tablespaces: readonly TablespaceLink[];
   /** "exclude": pg_wal is an empty directory, its content comes from the archive. "include": of a stopped server, as are unlogged tables. */
   readonly wal: "exclude" | "include";
   readonly log: Log;
@@ -27,6 +30,30 @@ export interface WalkOptions {
 /** The directory inside a tablespace that belongs to servers of this version. Source: TABLESPACE_VERSION_DIRECTORY. */
 export function tablespaceVersionDirectory(majorVersion: number, catalogVersion: number): string {
   return `PG_${majorVersion}_${catalogVersion}`;
+}
+
+/**
+ * The tablespaces that a backup consists of, in the order of their OIDs; one in place is a directory like any other.
+ *
+ * Read once the backup has started: a tablespace whose creation is not in the WAL from there on has its link by then. The
+ * catalogue may not show it yet, since the server waits for its standbys before it lets others see a transaction.
+ *
+ * @throws SourceMissingError  a link cannot be read, or its location cannot be text
+ */
+export async function readTablespaceLinks(dataDirectory: string): Promise<readonly TablespaceLink[]> {
+  const directory = join(dataDirectory, "pg_tblspc");
+  const names = (await ifThere(directory, (path) => readdir(path))) ?? [];
+  const links: TablespaceLink[] = [];
+  for (const name of names.filter((name) => TABLESPACE.test(`pg_tblspc/${name}`))) {
+    const found = await lookAt({ path: "pg_tblspc", absolutePath: directory }, name);
+    if (!found?.stats.isSymbolicLink()) continue;
+    const target = await ifThere(found.absolutePath, (path) => readlink(path));
+    if (target === undefined) continue;
+    if (target.includes("\uFFFD")) await refuseUndecodableTarget(name, target);
+    // The server's own are absolute.
+    links.push({ oid: Number(name), location: resolve(directory, target) });
+  }
+  return links.sort((a, b) => a.oid - b.oid);
 }
 
 /**
@@ -100,19 +127,17 @@ class Walk {
 
   async *#link(found: Found, parent: Place): AsyncGenerator<DataEntry> {
     const { path, absolutePath } = found;
+    const oid = TABLESPACE.exec(path)?.[1];
+    // Created since the backup started: WAL replay creates it again, and fails where its directory is.
+    if (oid !== undefined && !this.#options.tablespaces.some((link) => link.oid === Number(oid))) return;
     const linkTarget = await ifThere(absolutePath, (asked) => readlink(asked));
     if (linkTarget === undefined) return;
-    const oid = TABLESPACE.exec(path)?.[1];
     const stats = await ifThere(absolutePath, (asked) => stat(asked, EXACT));
     const realPath = await ifThere(absolutePath, (asked) => realpath(asked));
-    if (stats === undefined || realPath === undefined) return this.#danglingLink(path, linkTarget, oid);
+    if (stats === undefined || realPath === undefined) return await this.#danglingLink(found, linkTarget, oid);
     const target = { path, absolutePath, stats };
 
-    if (oid !== undefined && stats.isDirectory()) {
-      if (linkTarget.includes("\uFFFD")) await refuseUndecodableTarget(oid, linkTarget);
-      yield { kind: "tablespace", ...factsOf(target), oid: Number(oid), linkTarget };
-      return yield* this.#tablespaceContent({ ...target, realPath });
-    }
+    if (oid !== undefined && stats.isDirectory()) return yield* this.#tablespaceContent({ ...target, realPath });
     if (!stats.isFile() && !stats.isDirectory()) {
       return this.#options.log.warning(`"${path}" is a symbolic link to a special file and is not backed up`);
     }
@@ -144,9 +169,11 @@ class Walk {
     yield* this.content({ ...found, realPath: join(place.realPath, versionDirectory) });
   }
 
-  #danglingLink(path: string, linkTarget: string, oid: string | undefined): void {
+  async #danglingLink({ path, absolutePath }: Found, linkTarget: string, oid: string | undefined): Promise<void> {
     const detail = `It points to "${linkTarget}".`;
     if (oid !== undefined) {
+      // Dropped in this moment, and its directory removed.
+      if ((await ifThere(absolutePath, (asked) => readlink(asked))) === undefined) return;
       throw new SourceMissingError(`the directory of tablespace ${oid} does not exist`, {
         detail: `"${join(this.#root, path)}" points to "${linkTarget}".`,
         hint: "Check that its file system is mounted.",

@@ -4,7 +4,7 @@ import { lstat, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
 
-export type DataEntry = DataFile | DataFolder | TablespaceEntry;
+export type DataEntry = DataFile | DataFolder;
 
 interface EntryFacts {
   /** Relative to the data directory, "base/1/1259"; of a tablespace's content "pg_tblspc/OID/…". */
@@ -28,13 +28,6 @@ export interface DataFolder extends EntryFacts {
   readonly kind: "directory";
 }
 
-/** A link in pg_tblspc; what follows under its path is in another place. An in-place tablespace is a directory. */
-export interface TablespaceEntry extends EntryFacts {
-  readonly kind: "tablespace";
-  readonly oid: number;
-  readonly linkTarget: string;
-}
-
 /** Something in the file system that may become an entry. */
 export interface Found {
   readonly path: string;
@@ -45,7 +38,7 @@ export interface Found {
 /** For lstat() and stat(): a number of milliseconds cannot hold the nanoseconds of a modification time. */
 export const EXACT = { bigint: true } as const;
 
-export function factsOf({ path, absolutePath, stats }: Found): EntryFacts {
+function factsOf({ path, absolutePath, stats }: Found): EntryFacts {
   const { uid, gid, mtimeNs } = stats;
   return { path, absolutePath, mode: Number(stats.mode & 0o7777n), uid: Number(uid), gid: Number(gid), mtimeNs };
 }

@@ -14,15 +14,6 @@ export interface ServerFacts {
   readonly walSegmentSizeBytes: SegmentSize;
   readonly role: "primary" | "standby";
   readonly dataChecksums: "on" | "off";
-  /** All but pg_default and pg_global. */
-  readonly tablespaces: readonly Tablespace[];
-}
-
-export interface Tablespace {
-  readonly oid: number;
-  readonly name: string;
-  /** "pg_tblspc/OID" for an in-place tablespace. */
-  readonly location: string;
 }
 
 /** SQLSTATE insufficient_privilege. */
@@ -32,10 +23,6 @@ const NOT_PERMITTED = "42501";
 export async function readServerFacts(connection: Connection): Promise<ServerFacts> {
   const [row] = await connection.query<Record<keyof typeof COLUMNS, string>>(
     `SELECT ${Object.entries(COLUMNS).map(([name, expression]) => `${expression} AS "${name}"`)}`,
-  );
-  const tablespaces = await connection.query<{ oid: string; name: string; location: string }>(
-    `SELECT oid, spcname AS name, pg_tablespace_location(oid) AS location FROM pg_tablespace
-      WHERE spcname NOT IN ('pg_default', 'pg_global') ORDER BY oid`,
   );
   const walSegmentSizeBytes = Number(row?.walSegmentSizeBytes);
   if (!row || !isSegmentSize(walSegmentSizeBytes)) {
@@ -53,7 +40,6 @@ export async function readServerFacts(connection: Connection): Promise<ServerFac
     walSegmentSizeBytes,
     role: row.inRecovery === "t" ? "standby" : "primary",
     dataChecksums: row.dataChecksums === "on" ? "on" : "off",
-    tablespaces: tablespaces.map(({ oid, name, location }) => ({ oid: Number(oid), name, location })),
   };
 }
 

@@ -4,7 +4,12 @@ import { lstat, mkdir, mkdtemp, rename, rm, symlink, utimes, writeFile } from "n
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { SourceMissingError } from "../../../src/errors.ts";
-import { tablespaceVersionDirectory, walkDataDirectory } from "../../../src/postgres/data-directory.ts";
+import {
+  readTablespaceLinks,
+  tablespaceVersionDirectory,
+  type WalkOptions,
+  walkDataDirectory,
+} from "../../../src/postgres/data-directory.ts";
 import type { DataEntry } from "../../../src/postgres/data-entry.ts";
 import { recordedLog } from "./recorded-log.ts";
 
@@ -132,14 +137,35 @@ describe("a tablespace", () => {
 
     expect(await cluster.walk()).toEqual([
       "directory pg_tblspc",
-      "tablespace pg_tblspc/16400",
       `directory pg_tblspc/16400/${VERSION_DIRECTORY}`,
       `directory pg_tblspc/16400/${VERSION_DIRECTORY}/5`,
       `file pg_tblspc/16400/${VERSION_DIRECTORY}/5/16401`,
       `file pg_tblspc/16400/${VERSION_DIRECTORY}/5/16402_init`,
     ]);
-    const link = (await cluster.entries()).find(({ kind }) => kind === "tablespace");
-    expect(link).toMatchObject({ oid: 16400, linkTarget: target });
+    expect(await readTablespaceLinks(cluster.at(""))).toEqual([{ oid: 16400, location: target }]);
+  });
+
+  test("that was created since the backup started is left out", async () => {
+    await using cluster = await makeCluster("pg_tblspc/");
+    for (const name of ["old", "new"]) await makeFiles(join(cluster.outside, name), `${VERSION_DIRECTORY}/5/16401`);
+    await symlink(join(cluster.outside, "old"), cluster.at("pg_tblspc/16400"));
+    const tablespaces = await readTablespaceLinks(cluster.at(""));
+    await symlink(join(cluster.outside, "new"), cluster.at("pg_tblspc/16402"));
+    expect((await cluster.walk({ tablespaces })).filter((line) => line.startsWith("file"))).toEqual([
+      `file pg_tblspc/16400/${VERSION_DIRECTORY}/5/16401`,
+    ]);
+  });
+
+  test("that was dropped since the backup started is passed over", async () => {
+    await using cluster = await makeCluster("pg_tblspc/");
+    const tablespaces = [{ oid: 16400, location: join(cluster.outside, "gone") }];
+    expect(await cluster.walk({ tablespaces })).toEqual(["directory pg_tblspc"]);
+  });
+
+  test("whose link is relative has its location told all the same", async () => {
+    await using cluster = await makeCluster("pg_tblspc/", "PG_VERSION");
+    await symlink("../../outside", cluster.at("pg_tblspc/16400"));
+    expect(await readTablespaceLinks(cluster.at(""))).toEqual([{ oid: 16400, location: cluster.outside }]);
   });
 
   test("in place is a directory", async () => {
@@ -151,6 +177,7 @@ describe("a tablespace", () => {
       `directory pg_tblspc/16400/${VERSION_DIRECTORY}/5`,
       `file pg_tblspc/16400/${VERSION_DIRECTORY}/5/16401`,
     ]);
+    expect(await readTablespaceLinks(cluster.at(""))).toEqual([]);
   });
 
   test("inside the data directory comes once", async () => {
@@ -248,6 +275,7 @@ describe("what cannot be read", () => {
   test("is a failure when the data directory itself is not there", async () => {
     const walk = walkDataDirectory("/nonexistent/data", {
       versionDirectory: "",
+      tablespaces: [],
       wal: "exclude",
       log: recordedLog().log,
     });
@@ -282,9 +310,14 @@ async function makeCluster(...files: readonly string[]) {
   await utimes(directory, 0, 0);
 
   const { log, lines } = recordedLog();
-  const start = ({ wal = "exclude" as "exclude" | "include" } = {}) =>
-    walkDataDirectory(directory, { versionDirectory: VERSION_DIRECTORY, wal, log });
-  const entries = async (options = {}) => {
+  const start = async function* (options: Partial<WalkOptions> = {}) {
+    const tablespaces = options.tablespaces ?? (await readTablespaceLinks(directory));
+    yield* walkDataDirectory(directory, {
+      ...{ versionDirectory: VERSION_DIRECTORY, wal: "exclude", log, ...options },
+      tablespaces,
+    });
+  };
+  const entries = async (options: Partial<WalkOptions> = {}) => {
     const found: DataEntry[] = [];
     for await (const entry of start(options)) found.push(entry);
     return found;
@@ -295,7 +328,8 @@ async function makeCluster(...files: readonly string[]) {
     start,
     entries,
     at: (path: string) => join(directory, path),
-    walk: async (options = {}) => (await entries(options)).map(({ kind, path }) => `${kind} ${path}`),
+    walk: async (options: Partial<WalkOptions> = {}) =>
+      (await entries(options)).map(({ kind, path }) => `${kind} ${path}`),
     failure: async () => {
       const failure: unknown = await entries().then(
         () => undefined,
