@@ -19,7 +19,7 @@ export interface BackupSession extends AsyncDisposable {
   readonly startLsn: Lsn;
   readonly timeline: number;
   readonly startSegment: WalSegment;
-  /** Aborted with the failure when, before the stop, the backup cannot succeed any more: connection lost, standby promoted. */
+  /** Aborted with the failure when, before the stop, the backup cannot succeed any more: connection lost, standby promoted or on another timeline. */
   readonly lost: AbortSignal;
   /**
    * Ends the backup. Does not wait for WAL to be archived; on a primary it makes the last segment ready for that, on a
@@ -60,6 +60,7 @@ export async function startBackupSession(options: BackupSessionOptions): Promise
     refusePooler(connection);
     const server = await readServerFacts(connection);
     const start = await startBackup(options);
+    refuseOtherTimeline(await readRecoveryState(connection), { server, ...start });
     const segment = segmentHolding(start.timeline, start.startLsn, server.walSegmentSizeBytes);
     log.debug(`backup started at ${formatLsn(start.startLsn)} on timeline ${start.timeline}`);
     return new RunningBackup(connection, { server, ...start, startSegment: segment }, pingEveryMs);
@@ -105,6 +106,8 @@ class RunningBackup implements BackupSession {
     this.#stopped = true;
     const stopped = await stopBackup(this.#connection);
     checkLabel(stopped.label, this);
+    // Asked behind the stop, so that it is not before the timeline that the stop is on.
+    refuseOtherTimeline(await readRecoveryState(this.#connection), this);
     return stopped;
   }
 
@@ -122,12 +125,13 @@ class RunningBackup implements BackupSession {
     this.#nextPing = setTimeout(() => void this.#ping(), this.#pingEveryMs);
   }
 
-  /** Keeps the connection in use, and learns of a promotion now instead of after hours of copying. */
+  /** Keeps the connection in use, and learns of a promotion, here or upstream, now instead of after hours of copying. */
   async #ping(): Promise<void> {
     try {
-      const [row] = await this.#connection.query<{ standby: string }>("SELECT pg_is_in_recovery() AS standby");
-      if (this.server.role === "standby" && row?.standby === "f") this.#fail(promoted());
-      else if (!this.#stopped) this.#schedulePing();
+      const state = await readRecoveryState(this.#connection);
+      if (this.server.role === "standby" && state.role === "primary") throw promoted();
+      refuseOtherTimeline(state, this);
+      if (!this.#stopped) this.#schedulePing();
     } catch (error) {
       this.#fail(error);
     }
@@ -137,6 +141,35 @@ class RunningBackup implements BackupSession {
 function promoted(): PostgresError {
   return new PostgresError("the standby was promoted during the backup", {
     detail: "A backup that was started on a standby cannot be finished on a primary.",
+    hint: "Run the backup again.",
+  });
+}
+
+interface RecoveryState {
+  readonly role: ServerFacts["role"];
+  /** Of a standby: the newest that it has received WAL of, or that its files need. */
+  readonly timeline: number;
+}
+
+/** The timeline that pg_control names is that of the LSN at which a standby ends a backup, do_pg_backup_stop() in xlog.c. */
+async function readRecoveryState(connection: Connection): Promise<RecoveryState> {
+  const [row] = await connection.query<{ standby: string; timeline: string | null }>(
+    `SELECT pg_is_in_recovery() AS standby,
+            greatest((SELECT min_recovery_end_timeline FROM pg_control_recovery()),
+                     (SELECT max(received_tli) FROM pg_stat_wal_receiver)) AS timeline`,
+  );
+  return { role: row?.standby === "t" ? "standby" : "primary", timeline: Number(row?.timeline) };
+}
+
+/**
+ * The WAL of the backup would be on two timelines, and the last segment of the first one may never be archived.
+ *
+ * @throws PostgresError  the standby has followed its upstream to a timeline after the one that the backup starts on
+ */
+function refuseOtherTimeline(state: RecoveryState, { server, timeline }: Pick<BackupStart, "server" | "timeline">) {
+  if (server.role === "primary" || state.timeline <= timeline) return;
+  throw new PostgresError(`the standby followed to timeline ${state.timeline} during the backup`, {
+    detail: `The backup starts on timeline ${timeline}, from the standby's latest restartpoint.`,
     hint: "Run the backup again.",
   });
 }
