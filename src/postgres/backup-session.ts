@@ -19,7 +19,10 @@ export interface BackupSession extends AsyncDisposable {
   readonly startLsn: Lsn;
   readonly timeline: number;
   readonly startSegment: WalSegment;
-  /** Aborted with the failure when, before the stop, the backup cannot succeed any more: connection lost, standby promoted or on another timeline. */
+  /**
+   * Aborted with the failure when, before the stop, the backup cannot succeed any more: connection lost, standby promoted,
+   * or followed its upstream to a new timeline.
+   */
   readonly lost: AbortSignal;
   /**
    * Ends the backup. Does not wait for WAL to be archived; on a primary it makes the last segment ready for that, on a

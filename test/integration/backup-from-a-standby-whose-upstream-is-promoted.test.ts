@@ -2,6 +2,9 @@
 import { expect, test } from "bun:test";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { type BackupSession, startBackupSession } from "../../src/postgres/backup-session.ts";
+import { connectToPostgres } from "../../src/postgres/connection.ts";
+import { libpqSettings } from "../../src/postgres/libpq-settings.ts";
 import { giveTo } from "../support/account.ts";
 import {
   type Environment,
@@ -13,6 +16,7 @@ import {
   temporaryRepository,
 } from "../support/backups.ts";
 import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
+import { recordedLog } from "../unit/postgres/recorded-log.ts";
 
 test.each([13, 18])("PostgreSQL %i: it is refused at once, and one after that succeeds", async (major) => {
   await using own = await temporaryRepository();
@@ -28,10 +32,14 @@ test.each([13, 18])("PostgreSQL %i: it is refused at once, and one after that su
     WALB_ARCHIVE_TIMEOUT: "5s",
   });
   await running.says('" started at ');
+  await using copying = await startPinging(standby);
   running.signal("SIGSTOP");
   await upstream.query("SELECT pg_promote()");
   await upstream.query("CREATE TABLE late AS SELECT 1 AS id; CHECKPOINT");
   await replayed(standby, upstream);
+  // While files are copied it is learnt by asking now and then.
+  await standby.waitFor(() => copying.lost.aborted, { what: "the session to be lost" });
+  expect(String(copying.lost.reason)).toContain("the standby followed to timeline 2 during the backup");
   running.signal("SIGCONT");
   expect({ ...(await running.ended()), said: running.stderr }).toEqual({
     exitCode: 76,
@@ -61,6 +69,14 @@ async function startStandby(name: string, from: PostgresServer, env: Environment
     what: "streaming",
   });
   return standby;
+}
+
+async function startPinging(standby: PostgresServer): Promise<BackupSession> {
+  const { log } = recordedLog();
+  const account = { name: undefined, homeDirectory: undefined };
+  const signal = new AbortController().signal;
+  const connection = await connectToPostgres(libpqSettings({ env: standby.env, account }), { log, signal });
+  return await startBackupSession({ connection, label: "a label", checkpoint: "fast", log, pingEveryMs: 50 });
 }
 
 async function replayed(standby: PostgresServer, primary: PostgresServer): Promise<void> {
