@@ -12,6 +12,8 @@ import { AUTO_CONF } from "../postgres/auto-conf.ts";
 import { describeTarget, type RecoveryTarget } from "../postgres/recovery-target.ts";
 import { connectToScratch, findScratchLogin } from "../postgres/scratch-session.ts";
 import { findServerPrograms } from "../postgres/server-programs.ts";
+import { createdTablespaceOf, type WalRecord } from "../postgres/wal-records.ts";
+import { segmentNumber } from "../postgres/wal-segment.ts";
 import { type DrillResult, putDrillResult } from "../repository/drill-result.ts";
 import { sentinelKey } from "../repository/keys.ts";
 import { VERSION } from "../version.ts";
@@ -20,6 +22,7 @@ import { replayOf, startRecovery } from "./drill-recovery.ts";
 import { checkSpaceForWal, type DrillScratch, drillAccount, makeScratch } from "./drill-scratch.ts";
 import { carryOutFetch, selectBackup } from "./fetch.ts";
 import { type Owner, writeOwned } from "./owner.ts";
+import { segmentsBackward } from "./recovery-reach.ts";
 import { planRestore, type RestorePlan } from "./restore.ts";
 import type { RestoreContext, RestoreRequest } from "./restore-request.ts";
 
@@ -75,6 +78,7 @@ export async function drillBackup(request: DrillRequest, context: DrillContext):
   await using scratch = await makeScratch(request.scratch, owner, log);
   const restoring: RestoreContext = { ...context, signal, tablespaces: { kind: "inside" } };
   const plan = await planRestore(scratch.dataDirectory, { ...request, action: "promote", role: "primary" }, restoring);
+  await refuseTablespacesOutside(plan);
   const { segmentSize } = plan.backup;
   for (const use of plan.fetch.space) checkSpaceForWal(use, { segments: plan.wal.segments, segmentSize });
   const search = { directory: request.programs, path: request.env["PATH"], account: owner };
@@ -97,6 +101,41 @@ export async function drillBackup(request: DrillRequest, context: DrillContext):
   const url = await storeResult(result, context);
   if (request.afterwards === "keep") await scratch.keep();
   return { result, url, kept: request.afterwards === "keep" ? scratch.directory : undefined };
+}
+
+/**
+ * Replay of CREATE TABLESPACE makes a link to where the tablespace was made first, wherever those of the backup are restored to. On the
+ * cluster's own host that is where its files are, and replay would work in them.
+ *
+ * @throws PostgresError  there is such a record, or nobody knows
+ */
+async function refuseTablespacesOutside({ backup, run, reading, wal }: RestorePlan): Promise<void> {
+  reading.log.info(`looking for new tablespaces in ${wal.segments} segments of WAL`);
+  let outside: { readonly oid: number; readonly location: string } | undefined;
+  const take = (record: WalRecord) => {
+    const created = record.lsn < backup.startLsn ? undefined : createdTablespaceOf(record);
+    if (created && created.location !== "") outside = created;
+  };
+  for (let last = run.last; last >= run.first; last--) {
+    try {
+      for await (const { segment, isKnown } of segmentsBackward({ ...run, last }, reading, take)) {
+        last = segmentNumber(segment, backup.segmentSize);
+        if (!isKnown) {
+          throw new PostgresError("cannot tell whether replay would stay inside the scratch directory", {
+            detail: `The records of "${segment.name}" are of a release that this program does not know.`,
+          });
+        }
+        if (outside === undefined) continue;
+        throw new PostgresError(`replay would make tablespace ${outside.oid} outside of the scratch directory`, {
+          detail: `It was created at "${outside.location}" after backup "${backup.name}" had begun. Where the cluster itself runs, replay would work in its files.`,
+          hint: "Take a new backup, which has the tablespace in it, and drill that one; or say --to with a target before.",
+        });
+      }
+    } catch (error) {
+      // Replay comes no further than to a segment that is damaged, and finds that.
+      if (!(error instanceof IntegrityError)) throw error;
+    }
+  }
 }
 
 interface Trial {

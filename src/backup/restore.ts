@@ -11,7 +11,8 @@ import { describeTarget, type RecoveryTarget, targetSetting } from "../postgres/
 import type { WalSegment } from "../postgres/wal-segment.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
 import { carryOutFetch, type FetchPlan, planFetch, tellingOfResume } from "./fetch.ts";
-import { segmentOnPath } from "./recovery-path.ts";
+import { type Run, segmentOnPath } from "./recovery-path.ts";
+import type { Reading } from "./recovery-reach.ts";
 import { type SignalFile, writeRecoverySettings } from "./recovery-settings.ts";
 import { chooseForTarget, chooseWay, readBackups, readingOf, type Way } from "./restore-choice.ts";
 import { checkReach, checkStart, readSettledRuns } from "./restore-reach.ts";
@@ -25,6 +26,9 @@ export interface RestorePlan {
   readonly target: RecoveryTarget;
   readonly timeline: number;
   readonly wal: { readonly first: WalSegment; readonly last: WalSegment; readonly segments: number };
+  /** The same, to be read. */
+  readonly run: Run;
+  readonly reading: Reading;
   readonly fetch: FetchPlan;
   readonly settings: ConfSettings;
   readonly signalFile: SignalFile;
@@ -69,6 +73,8 @@ export async function planRestore(
       last: segmentOnPath(path, last, backup.segmentSize),
       segments: Number(last - run.first) + 1,
     },
+    run: { first: run.first, last },
+    reading,
     fetch,
     settings: settingsOf(request, way),
     signalFile: request.role === "standby" ? "standby.signal" : "recovery.signal",

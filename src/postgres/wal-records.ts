@@ -1,9 +1,9 @@
 /**
- * The records in a WAL segment: where each begins, which transactions end in it and when, and restore points.
+ * The records in a WAL segment: where each begins, which transactions end in it and when, restore points, and new tablespaces.
  *
  * Only as much as is needed to say how far an archive goes. Records lie behind one another, go over the ends of pages and of
  * segments, and begin at multiples of eight. Source: XLogRecord in xlogrecord.h, the page headers in xlog_internal.h,
- * xl_xact_commit in xact.h, xl_restore_point in xlog_internal.h; the same in majors 12 to 18.
+ * xl_xact_commit in xact.h, xl_restore_point in xlog_internal.h, xl_tblspc_create_rec in tablespace.h; the same in majors 12 to 18.
  */
 import { asLsn, type Lsn } from "./lsn.ts";
 import type { Microseconds } from "./recovery-target.ts";
@@ -16,7 +16,7 @@ export interface WalRecord {
   readonly xid: number;
   readonly resourceManager: number;
   readonly info: number;
-  /** The first FIRST_BYTES of it, header included, where transactions and restore points are told; else perhaps nothing. */
+  /** The first FIRST_BYTES of it, header included, where transactions, restore points and tablespaces are told; else perhaps nothing. */
   readonly bytes: Uint8Array;
 }
 
@@ -30,6 +30,8 @@ const IS_LONG = 0x0002;
 
 const RM_XLOG = 0;
 const RM_XACT = 1;
+const RM_TBLSPC = 5;
+const XLOG_TBLSPC_CREATE = 0x00;
 const XLOG_SWITCH = 0x40;
 const XLOG_RESTORE_POINT = 0x70;
 
@@ -181,7 +183,7 @@ export class WalRecordReader {
     this.#previous = lsn;
     const [info, resourceManager] = [view.getUint8(at + 16), view.getUint8(at + 17)];
     // A segment has hundreds of thousands of records, and of most nothing more is asked.
-    const isWanted = resourceManager === RM_XLOG || resourceManager === RM_XACT;
+    const isWanted = resourceManager === RM_XLOG || resourceManager === RM_XACT || resourceManager === RM_TBLSPC;
     const bytes = isWanted ? firstBytes(view, at) : NOTHING;
     this.#take({ lsn, xid: view.getUint32(at + 4, true), resourceManager, info, bytes });
     if (resourceManager === RM_XLOG && (info & 0xf0) === XLOG_SWITCH) this.#isOver = true;
@@ -239,7 +241,26 @@ export function transactionEndOf({ resourceManager, info, xid, bytes }: WalRecor
 export function restorePointOf({ resourceManager, info, bytes }: WalRecord): string | undefined {
   if (resourceManager !== RM_XLOG || (info & 0xf0) !== XLOG_RESTORE_POINT) return undefined;
   const data = mainDataOf(bytes)?.subarray(8);
-  return data && new TextDecoder().decode(data.subarray(0, data.indexOf(0) === -1 ? undefined : data.indexOf(0)));
+  return data && textIn(data);
+}
+
+/** Up to the zero byte that ends it, if that is there. */
+const textIn = (bytes: Uint8Array) =>
+  new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0) === -1 ? undefined : bytes.indexOf(0)));
+
+/**
+ * The tablespace that CREATE TABLESPACE made; undefined for any other record.
+ *
+ * @returns its location, the first hundred bytes of it at most; empty when it is in place (allow_in_place_tablespaces)
+ */
+export function createdTablespaceOf(
+  record: WalRecord,
+): { readonly oid: number; readonly location: string } | undefined {
+  const { resourceManager, info, bytes } = record;
+  if (resourceManager !== RM_TBLSPC || (info & 0xf0) !== XLOG_TBLSPC_CREATE) return undefined;
+  const data = mainDataOf(bytes);
+  if (data === undefined || data.byteLength < 4) return undefined;
+  return { oid: viewOf(data).getUint32(0, true), location: textIn(data.subarray(4)) };
 }
 
 /** 2000-01-01, where PostgreSQL's timestamps begin. */
