@@ -11,7 +11,10 @@ import { forEachAtOnce } from "../system/pool.ts";
 import { selectBackup } from "./fetch.ts";
 
 /** @param name  only this one, or "LATEST"; NotFoundError when there is none */
-export async function listBackups(store: ObjectStore, name: string | undefined): Promise<Catalog> {
+export async function listBackups(
+  store: ObjectStore,
+  name: string | undefined,
+): Promise<Pick<Catalog, "backups" | "unreadable">> {
   if (name !== undefined) return { backups: [await selectBackup(store, name)], unreadable: [] };
   return readCatalog(store);
 }

@@ -1,7 +1,7 @@
 /** wal-b delete …: prints the plan; acts only with --confirm */
 import { UsageError } from "../errors.ts";
 import type { Leftovers } from "../retention/inventory.ts";
-import type { RetentionPlan } from "../retention/plan.ts";
+import type { Inventory, RetentionPlan } from "../retention/plan.ts";
 import { formatBytes } from "../system/quantity.ts";
 import type { Command, CommandContext, Words } from "./command.ts";
 import type { Repository } from "./open-repository.ts";
@@ -116,9 +116,13 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
       import("../retention/delete.ts"),
     ]);
     const { store, archive } = repository;
-    const plan = planGarbage(await readInventory(store, archive));
+    const inventory = await readInventory(store, archive);
     const leftovers = oldEnough(await readLeftovers(store), context.now().getTime() - minAge);
-    const removed = [...linesOfLeftovers(leftovers), ...removedBy(plan)];
+    const plan = planGarbage(
+      inventory,
+      leftovers.backups.map(({ name }) => name),
+    );
+    const removed = [...linesOfLeftovers(leftovers), ...removedBy(plan, inventory)];
     const none = leftovers.backups.length + leftovers.uploads.length === 0;
     const kept = [...keptBy(plan), ...(none ? ["no unfinished backups or uploads that are old enough"] : [])];
     context.output.write(describe([...kept, ...removed], removed.length > 0, acts));
@@ -161,10 +165,7 @@ async function nameOf(
 
 async function deleteByPlan(
   { repository, context, acts }: Deletion,
-  plan: (
-    planner: typeof import("../retention/plan.ts"),
-    inventory: import("../retention/plan.ts").Inventory,
-  ) => Promise<RetentionPlan>,
+  plan: (planner: typeof import("../retention/plan.ts"), inventory: Inventory) => Promise<RetentionPlan>,
 ): Promise<void> {
   const [planner, { readInventory }, { carryOut }] = await Promise.all([
     import("../retention/plan.ts"),
@@ -172,14 +173,11 @@ async function deleteByPlan(
     import("../retention/delete.ts"),
   ]);
   const { store, archive } = repository;
-  const decided = await plan(planner, await readInventory(store, archive));
-  context.output.write(describePlan(decided, acts));
+  const inventory = await readInventory(store, archive);
+  const decided = await plan(planner, inventory);
+  const removed = removedBy(decided, inventory);
+  context.output.write(describe([...keptBy(decided), ...removed], removed.length > 0, acts));
   if (acts) await carryOut(decided, { store, log: context.log });
-}
-
-function describePlan(plan: RetentionPlan, acts: boolean): string {
-  const removed = removedBy(plan);
-  return describe([...keptBy(plan), ...removed], removed.length > 0, acts);
 }
 
 function describe(lines: readonly string[], removes: boolean, acts: boolean): string {
@@ -195,19 +193,30 @@ function keptBy({ keep, keptWal, foreign }: RetentionPlan): string[] {
   ];
 }
 
-function removedBy(plan: RetentionPlan): string[] {
+function removedBy(plan: RetentionPlan, inventory: Inventory): string[] {
   const { removeBackups, removeWal } = plan;
   const size = formatBytes(removeWal.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0));
-  const wal = `remove  ${removeWal.length} objects of the WAL archive, ${size}, that no backup kept needs${rangeOf(plan)}`;
+  const wal = `remove  ${removeWal.length} objects of the WAL archive, ${size}, that no backup kept needs${rangesOf(plan, inventory)}`;
   return [
     ...removeBackups.map(({ name, because }) => `remove  ${name}  ${because}`),
     ...(removeWal.length > 0 ? [wal] : []),
   ];
 }
 
-function rangeOf({ removeWal }: RetentionPlan): string {
-  const [first, last] = [removeWal[0]?.file?.name, removeWal.at(-1)?.file?.name];
-  return first === undefined || last === undefined ? "" : `: ${first} … ${last}`;
+const RANGES_SHOWN = 3;
+
+/** First and last of what goes, and again behind each file that stays; histories stay anywhere, and are passed over. */
+function rangesOf({ removeWal }: RetentionPlan, { wal }: Inventory): string {
+  const removed = new Set(removeWal);
+  const ranges: string[][] = [[]];
+  for (const entry of wal) {
+    if (entry.file === undefined) continue;
+    if (removed.has(entry)) ranges.at(-1)?.push(entry.file.name);
+    else if (entry.file.kind !== "history" && ranges.at(-1)?.length !== 0) ranges.push([]);
+  }
+  const texts = ranges.filter((names) => names.length > 0).map((names) => `${names[0]} … ${names.at(-1)}`);
+  const more = texts.length - RANGES_SHOWN;
+  return `: ${texts.slice(0, RANGES_SHOWN).join(", ")}${more > 0 ? ` and ${more} more ranges` : ""}`;
 }
 
 function oldEnough(leftovers: Leftovers, limit: number): Leftovers {

@@ -1,7 +1,15 @@
 /** The backup half of the repository, reading: which backups are complete, and what they are made of. */
 import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
 import type { ObjectEntry, ObjectStore } from "../storage/object-store.ts";
-import { BACKUPS, type BackupName, backupKeys, backupOfSentinel, parseBackupName, partsFolder } from "./keys.ts";
+import {
+  BACKUPS,
+  type BackupName,
+  backupKeys,
+  backupOfContent,
+  backupOfSentinel,
+  parseBackupName,
+  partsFolder,
+} from "./keys.ts";
 import { decodePermanence, decodeSentinel, type Sentinel } from "./sentinel.ts";
 
 export interface Backup extends Sentinel {
@@ -22,14 +30,20 @@ export interface Catalog {
   /** Oldest first, by the time they finished. */
   readonly backups: readonly Backup[];
   readonly unreadable: readonly UnreadableBackup[];
+  /** Begun and not listed: running, or what a backup that failed or was deleted has left. */
+  readonly unfinished: readonly BackupName[];
 }
 
 const MAX_JSON_BYTES = 512 * 2 ** 20;
 const MAX_SENTINEL_BYTES = 16 * 2 ** 20;
 
-/** Reads every sentinel. A failure of the store is thrown; a sentinel that is no backup of ours is reported. */
+/**
+ * Reads every sentinel. A failure of the store is thrown; a sentinel that is no backup of ours is reported.
+ *
+ * A backup that was begun before is among one or the other, even when its sentinel appears meanwhile: its folder was there.
+ */
 export async function readCatalog(store: ObjectStore): Promise<Catalog> {
-  const { objects } = await store.listLevel(BACKUPS);
+  const { objects, folders } = await store.listLevel(BACKUPS);
   const backups: Backup[] = [];
   const unreadable: UnreadableBackup[] = [];
   for (const { key, lastModified } of objects) {
@@ -43,7 +57,12 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
   }
   const byFinish = (a: Backup, b: Backup) =>
     a.finishedAt.getTime() - b.finishedAt.getTime() || Number(a.startLsn - b.startLsn);
-  return { backups: backups.toSorted(byFinish), unreadable };
+  const listed = new Set([...backups, ...unreadable].map(({ name }) => name));
+  const unfinished = folders
+    .map(backupOfContent)
+    .filter((backup) => backup !== undefined)
+    .filter(({ name }) => !listed.has(name));
+  return { backups: backups.toSorted(byFinish), unreadable, unfinished };
 }
 
 /**

@@ -1,7 +1,8 @@
 /**
  * Carries a plan out: sentinels first, so that nothing is listed that cannot be restored; then contents; then WAL.
  *
- * An interrupted run leaves contents without a sentinel, which `delete garbage` finds.
+ * An interrupted run leaves contents without a sentinel, and WAL. Running it again deletes the backups that are still listed; the
+ * rest is for `delete garbage`: a retention by which no backup goes deletes no WAL, and such contents look like a running backup.
  */
 import { NotFoundError } from "../errors.ts";
 import type { ObjectKey, ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
@@ -14,7 +15,7 @@ export interface DeleteContext {
   readonly log: Log;
 }
 
-/** @throws StorageError  some objects are still there; the message names them, and running again goes on */
+/** @throws StorageError  some objects are still there; the message names them */
 export async function carryOut(plan: RetentionPlan, { store, log }: DeleteContext): Promise<void> {
   const contents: (readonly string[])[] = [];
   for (const { name } of plan.removeBackups) {

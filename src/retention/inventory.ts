@@ -10,9 +10,13 @@ import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
 import type { Inventory, WalEntry } from "./plan.ts";
 
-/** @throws IntegrityError  a sentinel or a timeline history cannot be read; StorageError and AccessError as the store */
+/**
+ * Backups are listed before WAL: one that runs is known by its folder, and WAL that it needs is not taken for old.
+ *
+ * @throws IntegrityError  a sentinel or a timeline history cannot be read; StorageError and AccessError as the store
+ */
 export async function readInventory(store: ObjectStore, archive: WalArchive): Promise<Inventory> {
-  const { backups, unreadable } = await readCatalog(store);
+  const { backups, unreadable, unfinished } = await readCatalog(store);
   const [damaged] = unreadable.filter(({ failure }) => !(failure instanceof UsageError));
   if (damaged) {
     throw new IntegrityError(`backup "${damaged.name}" cannot be read, so nothing is deleted`, {
@@ -30,7 +34,7 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
       histories.set(file.timeline, parseTimelineHistory(file.timeline, await archive.readText(file)));
   }
   const others = unreadable.map(({ name }) => ({ name, startSegment: parseBackupName(name)?.startSegment ?? "" }));
-  return { backups, others, wal, histories };
+  return { backups, others, unfinished, wal, histories };
 }
 
 /** What a backup that failed, or still runs, has left: objects of a backup without a sentinel. */

@@ -33,6 +33,8 @@ export interface Inventory {
   readonly wal: readonly WalEntry[];
   /** Complete backups that this program cannot restore, such as WAL-E's: kept, with all WAL from their start on. */
   readonly others: readonly { readonly name: string; readonly startSegment: string }[];
+  /** Backups without a sentinel, which may be running: all WAL from their start on is kept, for they are listed when they have it. */
+  readonly unfinished: readonly { readonly name: string; readonly startSegment: string }[];
   /** Of each timeline whose history is archived; timeline 1 has none and needs none. */
   readonly histories: ReadonlyMap<number, TimelineHistory>;
 }
@@ -87,25 +89,37 @@ export function planBefore(name: string, inventory: Inventory): RetentionPlan {
   });
 }
 
-/** Keeps every backup: what goes is WAL that none of them needs. */
-export function planGarbage(inventory: Inventory): RetentionPlan {
-  return planKeeping(inventory, () => ({ keep: true, because: "complete" }));
+/**
+ * Keeps every backup: what goes is WAL that none of them needs.
+ *
+ * @param leftovers  names of unfinished backups that are removed before the WAL, and so need none
+ */
+export function planGarbage(inventory: Inventory, leftovers: readonly string[] = []): RetentionPlan {
+  const unfinished = inventory.unfinished.filter(({ name }) => !leftovers.includes(name));
+  return planKeeping({ ...inventory, unfinished }, () => ({ keep: true, because: "complete" }));
 }
 
-/** Everything goes: permanent backups too, timeline histories too. The caller has made sure that this is meant. */
-export function planEverything({ backups, others, wal }: Inventory): RetentionPlan {
+/**
+ * Everything goes: permanent backups too, timeline histories too. The caller has made sure that this is meant.
+ *
+ * What unfinished backups have written is left to planGarbage(): one that runs could be listed without it in the end. Without its
+ * WAL, which it looks for before it is listed, it fails.
+ */
+export function planEverything({ backups, others, unfinished, wal }: Inventory): RetentionPlan {
   const [removeWal, foreign] = [
     wal.filter(({ file }) => file !== undefined),
     wal.filter(({ file }) => file === undefined),
   ];
   return {
-    keep: [],
+    keep: unfinished.map(({ name }) => ({ name, because: `${UNFINISHED}, and then fails without its WAL` })),
     removeBackups: [...others, ...backups].map(({ name }) => ({ name, because: "everything goes" })),
     removeWal,
     keptWal: foreign.length,
     foreign: foreign.map(({ key }) => key),
   };
 }
+
+const UNFINISHED = "not complete: it may still be running";
 
 type Verdict = { readonly keep: boolean; readonly because: string };
 
@@ -117,8 +131,9 @@ function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Ve
   const isNeeded = (file: WalFile) =>
     retained.some((backup) => continues(backup, file, inventory.histories)) ||
     permanent.some((backup) => completes(backup, file));
-  const othersNeed = (file: WalFile) => inventory.others.some(({ startSegment }) => isBehind(file, startSegment));
-  // Without any backup nothing tells what is still needed; the WAL of a cluster that has no backup yet must survive.
+  const othersNeed = (file: WalFile) =>
+    [...inventory.others, ...inventory.unfinished].some(({ startSegment }) => isBehind(file, startSegment));
+  // Without any complete backup nothing tells what is still needed; the WAL of a cluster that has no backup yet must survive.
   const removable = ({ file }: WalEntry) =>
     file !== undefined && retained.length + inventory.others.length > 0 && !isNeeded(file) && !othersNeed(file);
 
@@ -129,6 +144,7 @@ function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Ve
         if (keep) return { name: backup.name, because };
         return backup.isPermanent ? { name: backup.name, because: "permanent" } : [];
       }),
+      ...inventory.unfinished.map(({ name }) => ({ name, because: UNFINISHED })),
     ],
     removeBackups: judged
       .filter(({ backup, keep }) => !keep && !backup.isPermanent)

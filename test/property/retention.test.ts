@@ -79,7 +79,7 @@ function anyPlan(random: Random, world: World): Decided {
 
 /** Whether all that is kept was written after this file, or on timelines that had left its own before. */
 function isOfNoUse({ file }: WalEntry, { retained, alone }: Decided, world: World): boolean {
-  const { others, histories } = world.inventory;
+  const { others, unfinished, histories } = world.inventory;
   if (file === undefined || file.kind === "history" || retained.length + others.length === 0) return false;
   const isPast = (backup: RetainedBackup) => {
     const size = BigInt(backup.segmentSize);
@@ -94,7 +94,7 @@ function isOfNoUse({ file }: WalEntry, { retained, alone }: Decided, world: Worl
   return (
     retained.every(isPast) &&
     alone.every((backup) => !neededAlone(backup, clusterOf(world, backup)).has(file.name.slice(0, 24))) &&
-    others.every(({ startSegment }) => file.name.slice(8, 24) < startSegment.slice(8))
+    [...others, ...unfinished].every(({ startSegment }) => file.name.slice(8, 24) < startSegment.slice(8))
   );
 }
 
@@ -119,8 +119,8 @@ property("no plan removes what a kept backup, or recovery from it, needs", (rand
       gone: [],
     });
   }
-  // What nobody can read here may need all WAL from its start on.
-  for (const { startSegment } of world.inventory.others)
+  // What nobody can read here, or is not complete yet, may need all WAL from its start on.
+  for (const { startSegment } of [...world.inventory.others, ...world.inventory.unfinished])
     expect(removed.filter((name) => name.slice(8, 24) >= startSegment.slice(8))).toEqual([]);
   if (retained.length + world.inventory.others.length === 0) expect(removed).toEqual([]);
 });
@@ -129,12 +129,14 @@ property("every plan removes what nothing needs, and the backups that its words 
   const world = anyWorld(random);
   const decision = anyPlan(random, world);
   const { plan, retained, alone, mayDoNothing } = decision;
-  const { backups, others, wal } = world.inventory;
+  const { backups, others, unfinished, wal } = world.inventory;
   const kept = new Set([...retained, ...alone]);
   expect(plan.removeBackups.map(({ name }) => name)).toEqual(
     backups.filter((backup) => !kept.has(backup)).map(({ name }) => name),
   );
-  expect(plan.keep.map(({ name }) => name).sort()).toEqual([...others, ...kept].map(({ name }) => name).sort());
+  expect(plan.keep.map(({ name }) => name).sort()).toEqual(
+    [...others, ...unfinished, ...kept].map(({ name }) => name).sort(),
+  );
 
   const ofNoUse = mayDoNothing ? [] : namesOf(wal.filter((entry) => isOfNoUse(entry, decision, world)));
   expect(namesOf(plan.removeWal).sort()).toEqual(ofNoUse.sort());

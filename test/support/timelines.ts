@@ -102,14 +102,17 @@ export function anyWorld(random: Random): World {
     ...withHistory.map(({ id }) => `${hex8(id)}.history`),
     ...backups.filter(() => random.once(2)).map(({ name }) => `${name.slice("base_".length)}.00000028.backup`),
   ];
-  const others = random.once(6)
-    ? [{ name: "a delta", startSegment: random.pick(names.filter((name) => name.length === 24)) }]
-    : [];
+  const anySegment = () => random.pick(names.filter((name) => name.length === 24));
+  const others = random.once(6) ? [{ name: "a delta", startSegment: anySegment() }] : [];
+  const unfinished = random.once(4) ? [{ name: "a running one", startSegment: anySegment() }] : [];
   const foreign = random.list(2, () => ({ key: `wal_005/notes${random.below(9)}.txt`, sizeBytes: 1 }));
   const wal = [...new Set(names)].map(
     (name): WalEntry => ({ key: `wal_005/${name}.zst`, sizeBytes: 1, file: parseWalFile(name) }),
   );
-  return { clusters, inventory: { backups, wal: shuffled([...wal, ...foreign], random), others, histories } };
+  return {
+    clusters,
+    inventory: { backups, wal: shuffled([...wal, ...foreign], random), others, unfinished, histories },
+  };
 }
 
 const ends = ({ timelines }: Cluster) => timelines.map(({ end }) => end).toSorted((a, b) => Number(a - b));

@@ -70,6 +70,7 @@ const INVENTORY: Inventory = {
   backups: [FIRST, SECOND, THIRD],
   wal: segments(1, 1, 9),
   others: [],
+  unfinished: [],
   histories: new Map(),
 };
 
@@ -144,7 +145,13 @@ describe("timelines", () => {
   const wal = [...segments(1, 1, 9), entry("00000002.history"), ...segments(2, 5, 9)];
 
   test("WAL that the old one went on with after it was left goes, once every backup kept is on the new one", () => {
-    const plan = planRetain(1, { backups: [FIRST, onNew], wal, others: [], histories: new Map([[2, history]]) });
+    const plan = planRetain(1, {
+      backups: [FIRST, onNew],
+      wal,
+      others: [],
+      unfinished: [],
+      histories: new Map([[2, history]]),
+    });
     expect(namesOf(plan.removeWal)).toEqual([
       ...["01", "02", "03", "04", "05", "06", "07", "08", "09"].map((last) => `${HEX}${last}`),
       ...["05", "06"].map((last) => `0000000200000000000000${last}`),
@@ -152,7 +159,7 @@ describe("timelines", () => {
   });
 
   test("without the history nothing is known of where it was left, so all that could follow stays", () => {
-    const plan = planRetain(1, { backups: [FIRST, onNew], wal, others: [], histories: new Map() });
+    const plan = planRetain(1, { backups: [FIRST, onNew], wal, others: [], unfinished: [], histories: new Map() });
     expect(namesOf(plan.removeWal)).not.toContain(`${HEX}09`);
     expect(namesOf(plan.removeWal)).toContain(`${HEX}06`);
   });
@@ -162,6 +169,7 @@ describe("timelines", () => {
       backups: [FIRST, SECOND],
       wal: [...wal, ...segments(7, 6, 8)],
       others: [],
+      unfinished: [],
       histories: new Map(),
     });
     expect(namesOf(plan.removeWal)).toEqual([`${HEX}01`]);
@@ -200,7 +208,13 @@ test("planGarbage() keeps every backup, and removes WAL that none of them needs"
 test("planEverything() removes permanent backups and histories too, but nothing that is none of ours", () => {
   const foreign: WalEntry = { key: "wal_005/readme.txt", sizeBytes: 1 };
   const { backups } = withPermanent(FIRST);
-  const plan = planEverything({ backups, wal: [entry("00000002.history"), foreign], others: [], histories: new Map() });
+  const plan = planEverything({
+    backups,
+    wal: [entry("00000002.history"), foreign],
+    others: [],
+    unfinished: [],
+    histories: new Map(),
+  });
   expect(plan.removeBackups).toHaveLength(3);
   expect(namesOf(plan.removeWal)).toEqual(["00000002.history"]);
   expect(plan).toMatchObject({ keep: [], keptWal: 1, foreign: [foreign.key] });
@@ -287,7 +301,7 @@ function randomWorld({ below, pick }: ReturnType<typeof random>): World {
       .filter(({ timeline }) => timeline > 1 && below(4) > 0)
       .map(({ timeline }): [number, TimelineHistory] => [timeline, historyOf(timeline, branches)]),
   );
-  return { branches, inventory: { backups, wal, others: [], histories } };
+  return { branches, inventory: { backups, wal, others: [], unfinished: [], histories } };
 }
 
 function historyOf(timeline: number, branches: readonly Branch[]): TimelineHistory {
