@@ -214,7 +214,9 @@ function rangesOf({ removeWal }: RetentionPlan, { wal }: Inventory): string {
     if (removed.has(entry)) ranges.at(-1)?.push(entry.file.name);
     else if (entry.file.kind !== "history" && ranges.at(-1)?.length !== 0) ranges.push([]);
   }
-  const texts = ranges.filter((names) => names.length > 0).map((names) => `${names[0]} … ${names.at(-1)}`);
+  const texts = ranges
+    .filter((names) => names.length > 0)
+    .map((names) => (names.length > 1 ? `${names[0]} … ${names.at(-1)}` : names[0]));
   const more = texts.length - RANGES_SHOWN;
   return `: ${texts.slice(0, RANGES_SHOWN).join(", ")}${more > 0 ? ` and ${more} more ranges` : ""}`;
 }

@@ -58,3 +58,19 @@ test.each(COMMANDS)(
   },
   30_000,
 );
+
+test("the plan tells of ranges of WAL, because what a permanent backup needs stays between them", async () => {
+  await using directory = await temporaryDirectory();
+  await using store = await openDirectoryStore({ directory: directory.path, signal: new AbortController().signal });
+  const segments = [1, 2, 3, 4, 5, 6, 7, 8, 9].map((n) => `00000001000000000000000${n}`);
+  await putWal(store, zstd, ["00000002.history=1\t0/950000\treason", ...segments]);
+  const parts = { "part_001.tar.zst": { "global/pg_control": Buffer.from("control") } };
+  for (const [n, startSegment] of [segments[1], segments[4], segments[7]].entries())
+    await putBackup(store, zstd, { startSegment: startSegment as string, parts, finishedAt: new Date(n) });
+  for (const n of [1, 4]) await run(directory.path, ["backup-mark", `base_${segments[n]}`]);
+  expect(await run(directory.path, ["delete", "before", "LATEST"])).toMatch(
+    new RegExp(`no backup kept needs: ${segments[0]}, ${segments[3]}, ${segments[6]}\n`),
+  );
+  for (const n of [1, 4]) await run(directory.path, ["backup-mark", `base_${segments[n]}`, "--impermanent"]);
+  expect(await run(directory.path, ["delete", "before", "LATEST"])).toContain(`: ${segments[0]} … ${segments[6]}\n`);
+});

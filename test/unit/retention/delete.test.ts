@@ -55,6 +55,28 @@ describe("readInventory()", () => {
     expect([...histories.keys()]).toEqual([2]);
   });
 
+  test("knows a backup that runs by its folder", async () => {
+    const { unfinished } = await inventoryOf(await repository());
+    expect(unfinished).toMatchObject([{ name: UNFINISHED, startSegment: UNFINISHED.slice("base_".length) }]);
+  });
+
+  test.each(["before", "after"])("knows one that is published right %s the sentinels are listed", async (when) => {
+    const store = await repository();
+    const { sentinel } = backupKeys(NEW);
+    const { body } = await store.get(sentinel, 2 ** 20);
+    await store.delete([sentinel]);
+    const listLevel = store.listLevel.bind(store);
+    store.listLevel = async (prefix) => {
+      if (when === "before") await store.putIfAbsent(sentinel, body);
+      const level = await listLevel(prefix);
+      await store.putIfAbsent(sentinel, body);
+      return level;
+    };
+    const inventory = await inventoryOf(store);
+    expect(inventory.backups.map(({ name }) => name)).toEqual(when === "before" ? [OLD, NEW] : [OLD]);
+    expect(inventory.unfinished.map(({ name }) => name)).toEqual(when === "before" ? [UNFINISHED] : [NEW, UNFINISHED]);
+  });
+
   test.each([
     ["a damaged sentinel", backupKeys(OLD).sentinel],
     ["a damaged mark of permanence", backupKeys(OLD).metadata],

@@ -125,6 +125,37 @@ test("a backup of another kind stays, with all WAL from its start on", () => {
   expect(namesOf(plan.removeWal)).toEqual(["01", "02", "03"].map((last) => `${HEX}${last}`));
 });
 
+describe("a backup that is not complete", () => {
+  const unfinished = [{ name: `base_${HEX}04`, startSegment: `${HEX}04` }];
+  const line = { name: `base_${HEX}04`, because: "not complete: it may still be running" };
+
+  test.each([
+    ["retain", planRetain(1, { ...INVENTORY, unfinished })],
+    ["before", planBefore(THIRD.name, { ...INVENTORY, unfinished })],
+    ["garbage", planGarbage({ ...INVENTORY, backups: [THIRD], unfinished })],
+  ])("keeps all WAL from its start on: %s", (_, plan) => {
+    expect(plan.keep.at(-1)).toEqual(line);
+    expect(namesOf(plan.removeWal)).toEqual(["01", "02", "03"].map((last) => `${HEX}${last}`));
+  });
+
+  test("keeps none when garbage removes what it left", () => {
+    const plan = planGarbage({ ...INVENTORY, backups: [THIRD], unfinished }, [line.name]);
+    expect(plan.keep).toEqual([{ name: THIRD.name, because: "complete" }]);
+    expect(namesOf(plan.removeWal)).toHaveLength(7);
+  });
+
+  test("tells nothing of what WAL before it is good for, where there is no complete one", () => {
+    expect(planGarbage({ ...INVENTORY, backups: [], unfinished }).removeWal).toEqual([]);
+  });
+
+  test("is told of when everything goes, and what it has written is left alone", () => {
+    const plan = planEverything({ ...INVENTORY, unfinished });
+    expect(plan.keep).toEqual([{ ...line, because: `${line.because}, and then fails without its WAL` }]);
+    expect(plan.removeBackups).toHaveLength(3);
+    expect(plan.removeWal).toHaveLength(9);
+  });
+});
+
 test("timeline histories, and what PostgreSQL did not archive, always stay", () => {
   const foreign: WalEntry = { key: "wal_005/readme.txt", sizeBytes: 1 };
   const wal = [foreign, entry("00000002.history"), entry("00000009.history"), ...segments(1, 1, 9)];
