@@ -122,6 +122,20 @@ interface Expectation {
   readonly removedWal: readonly string[];
 }
 
+/** Runs of removed files in the order of their keys; a history between them ends none, because it stays wherever it is. */
+function rangesOf(removed: readonly string[], walKeys: readonly string[]): string {
+  const files = walKeys.map((key) => key.slice("wal_005/".length, -".zst".length));
+  const marks = files
+    .filter((file) => removed.includes(file) || !file.endsWith(".history"))
+    .map((file) => (removed.includes(file) ? file : "|"));
+  const runs = marks
+    .join(" ")
+    .split("|")
+    .map((run) => run.trim().split(" "))
+    .filter(([first]) => first);
+  return runs.map((run) => (run.length > 1 ? `${run[0]} … ${run.at(-1)}` : run[0])).join(", ");
+}
+
 async function planText({ kept, removedBackups, removedWal }: Expectation, end: string): Promise<string> {
   const sizes = await Promise.all(
     removedWal.map(async (file) => (await stat(join(original.directory, `wal_005/${file}.zst`))).size),
@@ -132,7 +146,7 @@ async function planText({ kept, removedBackups, removedWal }: Expectation, end: 
     ...kept,
     `keep    ${walFiles.length - removedWal.length} objects of the WAL archive`,
     ...removedBackups.map(([name, because]) => `remove  ${name}  ${because}`),
-    `remove  ${removedWal.length} objects of the WAL archive, ${mebibytes} MiB, that no backup kept needs: ${removedWal[0]} … ${removedWal.at(-1)}`,
+    `remove  ${removedWal.length} objects of the WAL archive, ${mebibytes} MiB, that no backup kept needs: ${rangesOf(removedWal, walFiles)}`,
     end,
   ]
     .filter((line) => line !== "")
@@ -285,7 +299,14 @@ describe("on a directory", () => {
     const unneeded = await unneededWal(await Promise.all(names.map(factsOf)), []);
     const lines = (
       await planText(
-        { kept: names.map((name) => `keep    ${name}  complete`), removedBackups: [], removedWal: unneeded },
+        {
+          kept: [
+            ...names.map((name) => `keep    ${name}  complete`),
+            `keep    ${running}  not complete: it may still be running`,
+          ],
+          removedBackups: [],
+          removedWal: unneeded,
+        },
         "",
       )
     )
