@@ -40,7 +40,8 @@ const MAX_SENTINEL_BYTES = 16 * 2 ** 20;
 /**
  * Reads every sentinel. A failure of the store is thrown; a sentinel that is no backup of ours is reported.
  *
- * A backup that was begun before is among one or the other, even when its sentinel appears meanwhile: its folder was there.
+ * Folders and sentinels come from one listing. A backup that was begun before it is listed or unfinished, even when its sentinel
+ * appears meanwhile: its folder was there.
  */
 export async function readCatalog(store: ObjectStore): Promise<Catalog> {
   const { objects, folders } = await store.listLevel(BACKUPS);

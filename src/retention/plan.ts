@@ -131,8 +131,8 @@ function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Ve
   const isNeeded = (file: WalFile) =>
     retained.some((backup) => continues(backup, file, inventory.histories)) ||
     permanent.some((backup) => completes(backup, file));
-  const othersNeed = (file: WalFile) =>
-    [...inventory.others, ...inventory.unfinished].some(({ startSegment }) => isBehind(file, startSegment));
+  const others = [...inventory.others, ...inventory.unfinished];
+  const othersNeed = (file: WalFile) => others.some(({ startSegment }) => isBehind(file, startSegment));
   // Without any complete backup nothing tells what is still needed; the WAL of a cluster that has no backup yet must survive.
   const removable = ({ file }: WalEntry) =>
     file !== undefined && retained.length + inventory.others.length > 0 && !isNeeded(file) && !othersNeed(file);
