@@ -5,7 +5,16 @@
 import { Failure, IntegrityError, UsageError } from "../errors.ts";
 import { parseTimelineHistory, type TimelineHistory } from "../postgres/timeline-history.ts";
 import { readCatalog } from "../repository/backup-catalog.ts";
-import { BACKUPS, backupKeys, backupOfContent, backupOfSentinel, parseBackupName, WAL } from "../repository/keys.ts";
+import {
+  BACKUPS,
+  type BackupName,
+  backupFolder,
+  backupKeys,
+  backupOfContent,
+  backupOfSentinel,
+  parseBackupName,
+  WAL,
+} from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { ObjectStore, UnfinishedUpload } from "../storage/object-store.ts";
 import type { Inventory, WalEntry } from "./plan.ts";
@@ -16,7 +25,7 @@ import type { Inventory, WalEntry } from "./plan.ts";
  * @throws IntegrityError  a sentinel or a timeline history cannot be read; StorageError and AccessError as the store
  */
 export async function readInventory(store: ObjectStore, archive: WalArchive): Promise<Inventory> {
-  const { backups, unreadable, unfinished } = await readCatalog(store);
+  const { backups, unreadable, unfinished: folders } = await readCatalog(store);
   const [damaged] = unreadable.filter(({ failure }) => !(failure instanceof UsageError));
   if (damaged) {
     throw new IntegrityError(`backup "${damaged.name}" cannot be read, so nothing is deleted`, {
@@ -25,6 +34,9 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
       cause: damaged.failure,
     });
   }
+
+  const unfinished: BackupName[] = [];
+  for (const backup of folders) if (await hasObjects(store, backupFolder(backup.name))) unfinished.push(backup);
 
   const wal: WalEntry[] = [];
   const histories = new Map<number, TimelineHistory>();
@@ -35,6 +47,12 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
   }
   const others = unreadable.map(({ name }) => ({ name, startSegment: parseBackupName(name)?.startSegment ?? "" }));
   return { backups, others, unfinished, wal, histories };
+}
+
+/** MinIO goes on listing the folder of a backup that was deleted, which would keep WAL and which nothing could remove. */
+async function hasObjects(store: ObjectStore, folder: string): Promise<boolean> {
+  for await (const _ of store.list(folder)) return true;
+  return false;
 }
 
 /** What a backup that failed, or still runs, has left: objects of a backup without a sentinel. */

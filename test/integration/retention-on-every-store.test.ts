@@ -34,9 +34,17 @@ describe.each(["directory", ...s3.repositories.map(({ name }) => name)])("on %s"
     const after = await repository.keys();
     expect(after.filter((key) => key.includes(names[0] ?? ""))).toEqual([]);
     const horizon = (names[1] ?? "").slice("base_".length);
-    const wal = after.filter((key) => key.startsWith("wal_005/")).map((key) => key.slice("wal_005/".length));
+    const walIn = (keys: readonly string[]) =>
+      keys.filter((key) => key.startsWith("wal_005/")).map((key) => key.slice("wal_005/".length));
+    const wal = walIn(after);
     expect(wal.filter((file) => file < horizon)).toEqual([]);
     expect(wal).toContain(`${horizon}.zst`);
+
+    // MinIO still lists the folder of the backup that was deleted: it must not be taken for a running one.
+    const again = await runWalb(["delete", "retain", "1", "--confirm"], { as: server, env: repository.env });
+    expect(again).toMatchObject({ exitCode: 0, stdout: expect.not.stringContaining("not complete") });
+    const newest = (names[2] ?? "").slice("base_".length);
+    expect(walIn(await repository.keys()).filter((file) => file < newest)).toEqual([]);
   });
 });
 
