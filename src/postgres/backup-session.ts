@@ -110,7 +110,8 @@ class RunningBackup implements BackupSession {
     const stopped = await stopBackup(this.#connection);
     checkLabel(stopped.label, this);
     // Asked behind the stop, so that it is not before the timeline that the stop is on.
-    refuseOtherTimeline(await readRecoveryState(this.#connection), this);
+    // A primary has no other, and does not need its session any more.
+    if (this.server.role === "standby") refuseOtherTimeline(await readRecoveryState(this.#connection), this);
     return stopped;
   }
 

@@ -14,6 +14,41 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       fails: "the claim is written first and the sentinel last",
     },
     {
+      guards: "a backup of which something was removed meanwhile is not listed",
+      file: "repository/backup-upload.ts",
+      search: "    await this.#refuseRemoved();\n",
+      replacement: "",
+      test: "test/unit/repository/backup-upload-taken-back.test.ts",
+      fails: "a backup of which anything was removed while it was made",
+    },
+    {
+      guards: "a tablespace that was created while the backup was taken is left to replay",
+      file: "postgres/data-directory.ts",
+      search:
+        "    if (oid !== undefined && !this.#options.tablespaces.some((link) => link.oid === Number(oid))) return;\n",
+      replacement: "",
+      test: "test/integration/backup-while-tablespaces-come-and-go.test.ts",
+      fails: "PostgreSQL 18: one is created and one dropped while files are read",
+      needs: "servers",
+    },
+    {
+      guards: "a drill stays out of the tablespaces of a running server",
+      file: "backup/drill.ts",
+      search: "  await refuseTablespacesOutside(plan);\n",
+      replacement: "",
+      test: "test/integration/drill-stays-out-of-tablespaces.test.ts",
+      fails: "PostgreSQL 18 > the live server's files stay as they are",
+      needs: "servers",
+    },
+    {
+      guards: "delete spares the WAL of a backup that may be running",
+      file: "retention/plan.ts",
+      search: "  const others = [...inventory.others, ...inventory.unfinished];\n",
+      replacement: "  const others = inventory.others;\n",
+      test: "test/unit/retention/plan.test.ts",
+      fails: "a backup that is not complete > keeps all WAL from its start on",
+    },
+    {
       guards: "delete removes the sentinel before what it stands for",
       file: "retention/delete.ts",
       search:
