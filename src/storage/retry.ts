@@ -36,6 +36,8 @@ export class Attempts {
   readonly #options: RetryOptions;
   #failingSince: number | undefined;
   #failures = 0;
+  /** Of those that are tried a few times only, since the last other one. */
+  #few = 0;
   #total = 0;
 
   constructor(options: RetryOptions) {
@@ -55,6 +57,7 @@ export class Attempts {
   /** Something was achieved: the deadline and the delays start afresh. */
   progress(): void {
     this.#failures = 0;
+    this.#few = 0;
     this.#failingSince = undefined;
   }
 
@@ -68,7 +71,9 @@ export class Attempts {
 
     const verdict = verdictOf(error);
     if (verdict.retry === "never") throw error;
-    if (verdict.retry === "few" && this.#failures > verdict.times) throw error;
+    // Of its kind, one after the other: what fails a few times may come in the middle of an outage, which is waited for.
+    this.#few = verdict.retry === "few" ? this.#few + 1 : 0;
+    if (verdict.retry === "few" && this.#few > verdict.times) throw error;
 
     const bound = Math.min(LAST_BOUND_MS, FIRST_BOUND_MS * 2 ** Math.min(this.#failures - 1, 16));
     const afterMs = verdict.retry === "until-deadline" ? (verdict.afterMs ?? 0) : 0;

@@ -101,6 +101,21 @@ describe("retrying()", () => {
     expect(calls).toBe(expected);
   });
 
+  test("a failure that is tried a few times is so in the middle of an outage too", async () => {
+    const { options } = setUp({ deadlineMs: 100_000 });
+    const outage = ["until-deadline", "until-deadline", "few", "until-deadline", "few", "few"] as const;
+    let calls = 0;
+    const verdictOf = (): Verdict => {
+      const retry = outage[calls - 1] ?? "never";
+      return retry === "few" ? { retry, times: 2 } : { retry };
+    };
+    const work = async () => {
+      if (calls++ === outage.length) return "the store is back";
+      throw new Error("broken");
+    };
+    expect(await retrying({ ...options, verdictOf }, work)).toBe("the store is back");
+  });
+
   test("begins nothing after a stop, and ends with its reason", async () => {
     const { options, stopping } = setUp();
     let calls = 0;
