@@ -131,6 +131,7 @@ class Exchange {
   #fail: (error: unknown) => void = () => {};
   #failure: { readonly error: unknown } | undefined;
   #message: http.IncomingMessage | undefined;
+  #isSent = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(request: http.ClientRequest, signal: AbortSignal | undefined, options: HttpHandlerOptions) {
@@ -167,6 +168,7 @@ class Exchange {
       this.#watchSilence();
     }
     this.#request.end();
+    this.#isSent = true;
   }
 
   /** The body. The clock runs only while a byte is being waited for. */
@@ -192,8 +194,9 @@ class Exchange {
     } catch (error) {
       throw this.#failure ? this.#failure.error : error;
     } finally {
-      // After a whole body this leaves the socket with the agent; after anything else it closes it.
-      if (!message.complete) this.end();
+      // After a whole body this leaves the socket with the agent; after anything else it closes it, as when the answer came before all
+      // was sent: nobody reads the rest.
+      if (!message.complete || !this.#isSent) this.end();
       this.#release();
     }
   }

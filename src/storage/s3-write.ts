@@ -29,6 +29,18 @@ export interface S3WriteOptions {
   readonly conditionalWrites?: "require" | "emulate" | "look first" | undefined;
 }
 
+type Creation = (
+  condition: { IfNoneMatch?: string },
+  abort: { abortSignal: AbortSignal },
+) => Promise<{ readonly ETag?: string | undefined }>;
+
+interface Creating {
+  readonly key: ObjectKey;
+  readonly writeId: string;
+  readonly send: Creation;
+  readonly looksFirst: boolean;
+}
+
 export class S3Writer {
   readonly #bucket: S3Bucket;
   readonly #options: S3WriteOptions;
@@ -43,9 +55,9 @@ export class S3Writer {
     const writeId = crypto.randomUUID();
     const put = { ...this.#object(key, metadata, writeId), Body: body };
     if (this.#looksFirst && (await objectExists(bucket, key))) return "exists";
-    return await this.#createOnce(key, writeId, (condition, abort) =>
-      bucket.client.send(new PutObjectCommand({ ...put, ...condition }), abort),
-    );
+    const send: Creation = (condition, abort) =>
+      bucket.client.send(new PutObjectCommand({ ...put, ...condition }), abort);
+    return await this.#createOnce({ key, writeId, send, looksFirst: this.#looksFirst });
   }
 
   async replace(key: ObjectKey, body: Uint8Array, metadata: ObjectMetadata = {}): Promise<void> {
@@ -104,9 +116,9 @@ export class S3Writer {
         // Ceph RGW 16.2 ignores If-None-Match here and overwrites (measured): asking first keeps what is there.
         if (await objectExists(bucket, key)) return "exists";
         const all = { ...where, ...bucket.customerKey, UploadId, MultipartUpload: { Parts: [...Parts] } };
-        return await this.#createOnce(key, writeId, (condition, abort) =>
-          bucket.client.send(new CompleteMultipartUploadCommand({ ...all, ...condition }), abort),
-        );
+        const send: Creation = (condition, abort) =>
+          bucket.client.send(new CompleteMultipartUploadCommand({ ...all, ...condition }), abort);
+        return await this.#createOnce({ key, writeId, send, looksFirst: true });
       },
 
       abort: async (uploadId) => {
@@ -135,19 +147,19 @@ export class S3Writer {
    * Sends a request with the condition that the key is free, until its outcome is known.
    *
    * A request whose answer got lost may have made the object: the next one is then told that the key is taken, by ourselves.
+   *
+   * @param looksFirst  the store may not heed the condition. The caller has looked; before the request is sent again, minutes later
+   *                    perhaps, it is looked again, because another writer may have been faster
    */
-  async #createOnce(
-    key: ObjectKey,
-    writeId: string,
-    send: (
-      condition: { IfNoneMatch?: string },
-      abort: { abortSignal: AbortSignal },
-    ) => Promise<{ readonly ETag?: string | undefined }>,
-  ): Promise<"created" | "exists"> {
+  async #createOnce({ key, writeId, send, looksFirst }: Creating): Promise<"created" | "exists"> {
     const condition = this.#isEmulated ? {} : { IfNoneMatch: "*" };
     const action = `could not write "${this.#bucket.urlOf(key)}"`;
     let isUncertain = false;
+    let isRepeated = false;
     return await this.#bucket.ask(action, async (abort) => {
+      if (looksFirst && isRepeated && (await objectExists(this.#bucket, key)))
+        return (await this.#isOurs(key, writeId)) ? "created" : "exists";
+      isRepeated = true;
       try {
         checkHasETag(await send(condition, abort));
         return "created";

@@ -384,6 +384,56 @@ describe("putIfAbsent()", () => {
     expect(await it.store.putIfAbsent("a", new Uint8Array(5))).toBe(expected);
   });
 
+  test.each([
+    // who made the object while the store was in trouble
+    ["somebody", "exists"],
+    ["ourselves", "created"],
+  ] as const)(
+    "on a store that heeds no condition, looks again before it sends again: made by %s",
+    async (who, expected) => {
+      let made: string | undefined;
+      await using it = await setUp(
+        ({ method, headers }) => {
+          if (method === "PUT") {
+            made = who === "somebody" ? who : headers["x-amz-meta-wal-b-write-id"];
+            return s3Error(503, "SlowDown");
+          }
+          if (made === undefined) return method === "HEAD" ? answer(404) : s3Error(404, "NoSuchKey");
+          return answer(200, "", { "x-amz-meta-wal-b-write-id": made });
+        },
+        { conditionalWrites: "emulate" },
+      );
+      expect(await it.store.putIfAbsent("a", new Uint8Array(5))).toBe(expected);
+      expect(it.server.requests.filter(({ method }) => method === "PUT")).toHaveLength(1);
+    },
+  );
+
+  test("whose answer comes before all of it was sent leaves no connection behind", async () => {
+    const { createServer } = await import("node:net");
+    let [opened, closed] = [0, 0];
+    const hasty = createServer((socket) => {
+      opened++;
+      socket.on("error", () => {});
+      socket.on("close", () => closed++);
+      socket.once("data", () => {
+        socket.pause();
+        socket.write(s3Error(403, "AccessDenied"));
+        // What comes late is read, so that only the other side can end it.
+        setTimeout(() => socket.resume(), 200);
+      });
+    });
+    await new Promise<void>((resolve) => hasty.listen(0, "127.0.0.1", resolve));
+    const { port } = hasty.address() as { port: number };
+    try {
+      await using it = await setUp(() => OBJECT, { endpoint: `http://127.0.0.1:${port}` });
+      await failure(() => it.store.putIfAbsent("a", new Uint8Array(16 * MiB)));
+      expect(opened).toBe(1);
+      await waitFor(() => closed === 1, { what: "the connection to be closed", timeoutMs: 5_000 });
+    } finally {
+      hasty.close();
+    }
+  });
+
   test("whose upload stalls is tried again", async () => {
     let connections = 0;
     const { createServer } = await import("node:net");
