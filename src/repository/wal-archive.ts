@@ -180,8 +180,9 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
 
     async putIfAbsent({ key, body, metadata }) {
       if (body instanceof Uint8Array) return await store.putIfAbsent(key, body, metadata);
-      // An upload learns at its end that the name is taken, after all parts were sent.
-      if (await isTaken(key)) return "exists";
+      // An upload learns at its end that the name is taken, after all parts were sent. A directory has to be told all the same: what it
+      // has may be there by name, and not on the disk yet, since a crash.
+      if (store.metadata === "kept" && (await isTaken(key))) return "exists";
       await using upload = store.upload(key, metadata);
       for await (const frame of body) {
         await upload.write(frame);

@@ -5,9 +5,11 @@ import { AccessError, Failure, IntegrityError, NotFoundError, StorageError } fro
 import { parseWalFile, type WalFile } from "../../../src/postgres/wal-segment.ts";
 import { walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
+import { openDirectoryStore } from "../../../src/storage/directory.ts";
 import { FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { readWhole } from "../../support/read-chunks.ts";
+import { temporaryDirectory } from "../../support/temporary-directory.ts";
 import { historyContent, MiB, sourceOf, walContent } from "../../support/wal-content.ts";
 
 const zstd = await openZstd(3);
@@ -72,6 +74,20 @@ describe("a WAL archive", () => {
     await put(SEGMENT, walContent(SEGMENT));
     await readWhole(archive.read(file(SEGMENT)));
     expect(counting.calls).toEqual([`putIfAbsent ${walKey(SEGMENT)}`, `open ${walKey(SEGMENT)}`]);
+  });
+
+  test("does not take a large file for archived because a directory has its name: that may not be on the disk", async () => {
+    await using directory = await temporaryDirectory();
+    const signal = new AbortController().signal;
+    const counting = new FaultStore(await openDirectoryStore({ directory: directory.path, signal }));
+    const { put } = setUp(counting);
+    const content = walContent(SEGMENT, { sizeBytes: 64 * MiB });
+    expect(await put(SEGMENT, content)).toBe("created");
+    const before = counting.calls.length;
+    expect(await put(SEGMENT, content)).toBe("exists");
+    expect(counting.calls.slice(before).filter((call) => /^head|complete/.test(call))).toEqual([
+      expect.stringContaining("complete"),
+    ]);
   });
 
   test("says that a file is not there only after it looked for other forms of it", async () => {
