@@ -17,6 +17,7 @@ import type { WalArchive } from "../repository/wal-archive.ts";
 import type { Log } from "../system/log.ts";
 import type { DrillScratch } from "./drill-scratch.ts";
 import { type Owner, writeOwned } from "./owner.ts";
+import { segmentOnPath } from "./recovery-path.ts";
 import type { RestorePlan } from "./restore.ts";
 
 export interface RecoveryContext {
@@ -45,7 +46,7 @@ export async function startRecovery(context: RecoveryContext): Promise<ScratchSe
     hbaFile: files.hba,
     identFile: files.ident,
     control: await readPgControl(dataDirectory),
-    recovery: plan.settings,
+    recovery: plan.settings.map(([name, value]) => [name, name === "restore_command" ? asPlanned(value, plan) : value]),
   });
   await writeOwned(files.config, `${formatSettings(settings).join("\n")}\n`, 0o600, owner);
   await writeOwned(files.hba, SCRATCH_HBA, 0o600, owner);
@@ -73,6 +74,16 @@ export async function startRecovery(context: RecoveryContext): Promise<ScratchSe
     await server[Symbol.asyncDispose]();
     throw error;
   }
+}
+
+/**
+ * What is archived once the drill has looked through the WAL is not there for it: replay must come to nothing that was not looked at
+ * (refuseTablespacesOutside). Segments of any timeline are compared by their place in the log; a history has no such place.
+ */
+function asPlanned(restoreCommand: string, { run, reading }: RestorePlan): string {
+  const last = segmentOnPath(reading.path, run.last, reading.segmentSize).name.slice(8);
+  const isBehind = `[ \${#place} -eq 16 ] && expr "x$place" ">" "x${last}" > /dev/null`;
+  return `place=$(echo "%f" | cut -c 9-24); if ${isBehind}; then exit 1; fi; ${restoreCommand}`;
 }
 
 /** What is for libpq, or for a server, is of other servers. */

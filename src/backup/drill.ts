@@ -6,6 +6,7 @@
  * promotion, which amcheck needs → checks → result beside the backup.
  */
 import { execFile } from "node:child_process";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { DestinationError, Failure, IntegrityError, NotFoundError, PostgresError, UsageError } from "../errors.ts";
 import { AUTO_CONF } from "../postgres/auto-conf.ts";
@@ -128,7 +129,7 @@ async function refuseTablespacesOutside({ backup, run, reading, wal }: RestorePl
         if (outside === undefined) continue;
         throw new PostgresError(`replay would make tablespace ${outside.oid} outside of the scratch directory`, {
           detail: `It was created at "${outside.location}" after backup "${backup.name}" had begun. Where the cluster itself runs, replay would work in its files.`,
-          hint: "Take a new backup, which has the tablespace in it, and drill that one; or say --to with a target before.",
+          hint: "Take a new backup, which has the tablespace in it, and drill that one; or say --to immediate.",
         });
       }
     } catch (error) {
@@ -216,6 +217,8 @@ async function restoreInto({ plan, restoring }: Trial) {
     ...restoring,
     addBeforeStart: async ({ target, owner }) => {
       await writeOwned(join(target, AUTO_CONF), "", 0o600, owner);
+      // Of a backup that another tool took of a standby; with both, the server would be one.
+      await rm(join(target, "standby.signal"), { force: true });
       await writeOwned(join(target, plan.signalFile), "", 0o600, owner);
     },
   });

@@ -26,7 +26,7 @@ export interface RestorePlan {
   readonly target: RecoveryTarget;
   readonly timeline: number;
   readonly wal: { readonly first: WalSegment; readonly last: WalSegment; readonly segments: number };
-  /** The same, to be read. */
+  /** What replay may read of it: a record may end, and a target lie, in the segment behind the last. */
   readonly run: Run;
   readonly reading: Reading;
   readonly fetch: FetchPlan;
@@ -73,7 +73,7 @@ export async function planRestore(
       last: segmentOnPath(path, last, backup.segmentSize),
       segments: Number(last - run.first) + 1,
     },
-    run: { first: run.first, last },
+    run: { first: run.first, last: last < run.last ? last + 1n : last },
     reading,
     fetch,
     settings: settingsOf(request, way),

@@ -41,6 +41,15 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "servers",
     },
     {
+      guards: "a drill replays no WAL that was archived after it looked for tablespaces",
+      file: "backup/drill-recovery.ts",
+      search: 'name === "restore_command" ? asPlanned(value, plan) : value',
+      replacement: "value",
+      test: "test/integration/drill-stays-out-of-tablespaces.test.ts",
+      fails: "also when it is created while the drill is on its way",
+      needs: "servers",
+    },
+    {
       guards: "delete spares the WAL of a backup that may be running",
       file: "retention/plan.ts",
       search: "  const others = [...inventory.others, ...inventory.unfinished];\n",
