@@ -10,7 +10,7 @@ import { AccessError, Failure, IntegrityError, NotFoundError, StorageError, Usag
 import { type Backup, readCatalog } from "../repository/backup-catalog.ts";
 import { sentinelKey } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
-import type { ObjectStore } from "../storage/object-store.ts";
+import { isStored, type ObjectStore } from "../storage/object-store.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { RunningProgress, StartProgress } from "../system/progress.ts";
 import { selectBackup } from "./fetch.ts";
@@ -183,11 +183,5 @@ async function verifyItsWal(
 
 /** Retention may have been faster; its sentinel goes first. */
 async function isGone({ name }: Backup, store: ObjectStore): Promise<boolean> {
-  return await store.head(sentinelKey(name)).then(
-    () => false,
-    (error: unknown) => {
-      if (error instanceof NotFoundError) return true;
-      throw error;
-    },
-  );
+  return !(await isStored(store, sentinelKey(name)));
 }

@@ -110,7 +110,7 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
 
   async garbage({ repository, context, acts, words }) {
     const minAge = minAgeMs(words.text("min-age"));
-    const [{ planGarbage }, { readInventory, readLeftovers }, { carryOut, deleteLeftovers }] = await Promise.all([
+    const [{ planGarbage }, { readInventory, readLeftovers }, { carryOutGarbage }] = await Promise.all([
       import("../retention/plan.ts"),
       import("../retention/inventory.ts"),
       import("../retention/delete.ts"),
@@ -126,9 +126,7 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
     const none = leftovers.backups.length + leftovers.uploads.length === 0;
     const kept = [...keptBy(plan), ...(none ? ["no unfinished backups or uploads that are old enough"] : [])];
     context.output.write(describe([...kept, ...removed], removed.length > 0, acts));
-    if (!acts) return;
-    await deleteLeftovers(leftovers.backups, leftovers.uploads, { store, log: context.log });
-    await carryOut(plan, { store, log: context.log });
+    if (acts) await carryOutGarbage(inventory, leftovers, { store, log: context.log });
   },
 
   async "old-versions"({ repository, context, acts }) {

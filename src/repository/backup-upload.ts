@@ -7,8 +7,8 @@
 import { ContentEncoder, encodeContent, releaseContent } from "../codec/content.ts";
 import { type ReleaseOption, type TarHeader, TarWriter } from "../codec/tar.ts";
 import type { Zstd } from "../codec/zstd.ts";
-import { IntegrityError, NotFoundError, reasonOf } from "../errors.ts";
-import type { ObjectKey, ObjectStore, ObjectUpload } from "../storage/object-store.ts";
+import { IntegrityError, reasonOf } from "../errors.ts";
+import { isStored, type ObjectKey, type ObjectStore, type ObjectUpload } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
 import { formatJson } from "./json.ts";
 import { backupFolder, backupKeys, partKey } from "./keys.ts";
@@ -189,14 +189,7 @@ export class BackupUpload implements AsyncDisposable {
 
   async #nameIsTaken(claim: ObjectKey): Promise<IntegrityError> {
     const { store } = this.#context;
-    const isComplete = await store.head(backupKeys(this.name).sentinel).then(
-      () => true,
-      (error: unknown) => {
-        if (error instanceof NotFoundError) return false;
-        throw error;
-      },
-    );
-    if (isComplete) {
+    if (await isStored(store, backupKeys(this.name).sentinel)) {
       return new IntegrityError(`there is a backup "${this.name}" already`, {
         detail: "A backup is named after the WAL segment that it starts in, and this one would start there too.",
         hint: "On a standby, wait for the next restartpoint. A stopped cluster has not been started since that backup: it is the same.",

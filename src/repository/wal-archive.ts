@@ -12,7 +12,13 @@ import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import { LONG_HEADER_BYTES } from "../postgres/wal-page-header.ts";
 import type { TimelineHistoryFile, WalFile, WalSegment } from "../postgres/wal-segment.ts";
-import type { ObjectKey, ObjectMetadata, ObjectStore, OpenedObject } from "../storage/object-store.ts";
+import {
+  isStored,
+  type ObjectKey,
+  type ObjectMetadata,
+  type ObjectStore,
+  type OpenedObject,
+} from "../storage/object-store.ts";
 import { CONTENT_SUFFIX, parseWalKey, WAL, type WalObject, walKey } from "./keys.ts";
 import { checkedPieces, checkWalContent } from "./wal-content.ts";
 
@@ -119,16 +125,6 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
       throw new IntegrityError(`"${file.name}" changed while it was archived`, { detail: "It was not archived." });
   }
 
-  const isTaken = async (key: ObjectKey): Promise<boolean> => {
-    try {
-      await store.head(key);
-      return true;
-    } catch (error) {
-      if (error instanceof NotFoundError) return false;
-      throw error;
-    }
-  };
-
   async function* readForm(file: WalFile, key: ObjectKey): AsyncGenerator<Uint8Array, void, undefined> {
     const opened = await store.open(key);
     try {
@@ -182,7 +178,7 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
       if (body instanceof Uint8Array) return await store.putIfAbsent(key, body, metadata);
       // An upload learns at its end that the name is taken, after all parts were sent. A directory has to be told all the same: what it
       // has may be there by name, and not on the disk yet, since a crash.
-      if (store.metadata === "kept" && (await isTaken(key))) return "exists";
+      if (store.metadata === "kept" && (await isStored(store, key))) return "exists";
       await using upload = store.upload(key, metadata);
       for await (const frame of body) {
         await upload.write(frame);

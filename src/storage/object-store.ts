@@ -5,7 +5,7 @@
  * Keys are relative to the prefix the store was opened with and never begin with "/".
  */
 
-import { StorageError } from "../errors.ts";
+import { NotFoundError, StorageError } from "../errors.ts";
 
 export type ObjectKey = string;
 
@@ -133,4 +133,15 @@ export interface ObjectStore extends AsyncDisposable {
    * Disposed with this one.
    */
   forCleanup(): ObjectStore;
+}
+
+/** Whether there is such an object. @throws AccessError, StorageError  as head(): nobody knows */
+export async function isStored(store: Pick<ObjectStore, "head">, key: ObjectKey): Promise<boolean> {
+  try {
+    await store.head(key);
+    return true;
+  } catch (error) {
+    if (error instanceof NotFoundError) return false;
+    throw error;
+  }
 }

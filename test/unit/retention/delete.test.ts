@@ -4,7 +4,7 @@ import { AccessError, IntegrityError, StorageError } from "../../../src/errors.t
 import { parseWalFile, type WalFile } from "../../../src/postgres/wal-segment.ts";
 import { backupKeys, partKey, walKey } from "../../../src/repository/keys.ts";
 import { openWalArchive } from "../../../src/repository/wal-archive.ts";
-import { carryOut, deleteLeftovers } from "../../../src/retention/delete.ts";
+import { carryOut, carryOutGarbage, deleteLeftovers } from "../../../src/retention/delete.ts";
 import { keysOfBackup, readInventory, readLeftovers } from "../../../src/retention/inventory.ts";
 import { planRetain } from "../../../src/retention/plan.ts";
 import type { ObjectStore } from "../../../src/storage/object-store.ts";
@@ -203,6 +203,19 @@ describe("leftovers", () => {
     await deleteLeftovers(backups, [], { store, log });
     expect(store.keys).toEqual(keys);
     expectLog(`INFO: backup "${UNFINISHED}" has been finished meanwhile: it is kept`);
+  });
+
+  test("of which one was finished meanwhile leave it its WAL", async () => {
+    const name = "base_0000000100000016000000B9";
+    for (const isFinished of [false, true]) {
+      const store = await repository();
+      await store.putIfAbsent(backupKeys(name).claim, Buffer.from("{}"));
+      const [inventory, leftovers] = [await inventoryOf(store), await readLeftovers(store)];
+      if (isFinished) await store.putIfAbsent(backupKeys(name).sentinel, Buffer.from("a sentinel"));
+      await carryOutGarbage(inventory, leftovers, { store, log: recordingLog().log });
+      expect(store.keys.includes(backupKeys(name).claim)).toBe(isFinished);
+      expect(store.keys.includes(walKey("0000000100000016000000B9"))).toBe(isFinished);
+    }
   });
 
   test("stay when it cannot be known whether the backup was finished", async () => {
