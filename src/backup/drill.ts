@@ -117,10 +117,11 @@ async function refuseTablespacesOutside({ backup, run, reading, wal }: RestorePl
     const created = record.lsn < backup.startLsn ? undefined : createdTablespaceOf(record);
     if (created && created.location !== "") outside = created;
   };
-  for (let last = run.last; last >= run.first; last--) {
+  let next = run.last;
+  while (next >= run.first) {
     try {
-      for await (const { segment, isKnown } of segmentsBackward({ ...run, last }, reading, take)) {
-        last = segmentNumber(segment, backup.segmentSize);
+      for await (const { segment, isKnown } of segmentsBackward({ ...run, last: next }, reading, take)) {
+        next = segmentNumber(segment, backup.segmentSize) - 1n;
         if (!isKnown) {
           throw new PostgresError("cannot tell whether replay would stay inside the scratch directory", {
             detail: `The records of "${segment.name}" are of a release that this program does not know.`,
@@ -133,8 +134,9 @@ async function refuseTablespacesOutside({ backup, run, reading, wal }: RestorePl
         });
       }
     } catch (error) {
-      // Replay comes no further than to a segment that is damaged, and finds that.
       if (!(error instanceof IntegrityError)) throw error;
+      // Damaged: replay comes no further than to that, and finds it.
+      next -= 1n;
     }
   }
 }

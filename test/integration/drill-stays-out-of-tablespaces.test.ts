@@ -1,7 +1,7 @@
 /** A tablespace that was created after the backup is replayed at its own place, which is the running server's: no drill goes there. */
 import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
-import { chmod, stat, writeFile } from "node:fs/promises";
+import { chmod, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { archiveEverything, contentOf, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
 import { documentOf, ScratchParent } from "../support/drills.ts";
@@ -50,9 +50,10 @@ describe.each([POSTGRES_MAJORS[0] ?? 12, NEWEST_MAJOR])("PostgreSQL %i", (major)
     await using server = await startArchiving(repository.env, { major });
     await using scratch = await ScratchParent.create(server);
     const backup = await pushBackup(server, repository.env);
-    const { oid, place, sizeOf, size, content } = await createTablespace(server, () =>
-      archiveEverything(server, repository),
-    );
+    const { oid, place, sizeOf, size, content } = await createTablespace(server, async () => {
+      await archiveEverything(server, repository);
+      await archiveEverything(server, repository);
+    });
     const results = async () => (await repository.keys()).filter((key) => key.includes("walb_drill_"));
 
     const { exitCode, stderr } = await scratch.drill(repository.env, [], server);
@@ -60,6 +61,15 @@ describe.each([POSTGRES_MAJORS[0] ?? 12, NEWEST_MAJOR])("PostgreSQL %i", (major)
     expect(stderr).toContain(`ERROR: replay would make tablespace ${oid} outside of the scratch directory
   DETAIL: It was created at "${place}" after backup "${backup}" had begun. Where the cluster itself runs, replay would work in its files.
   HINT: Take a new backup, `);
+    // A damaged segment behind it hides nothing.
+    const last = (await repository.keys()).findLast((key) => /^wal_005\/[0-9A-F]{24}\.zst$/.test(key)) ?? "";
+    const whole = await readFile(join(repository.directory, last));
+    await writeFile(join(repository.directory, last), whole.subarray(0, whole.byteLength / 2));
+    expect(await scratch.drill(repository.env, [], server)).toMatchObject({
+      exitCode: 76,
+      stderr: expect.stringContaining(`replay would make tablespace ${oid} outside`),
+    });
+    await writeFile(join(repository.directory, last), whole);
     expect(await scratch.left()).toEqual([]);
     expect(await results()).toEqual([]);
     expect(await sizeOf()).toBe(size);
