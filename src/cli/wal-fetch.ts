@@ -1,10 +1,9 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
 import { dirname, resolve } from "node:path";
 import { Failure, NotFoundError } from "../errors.ts";
+import type { ObjectStore } from "../storage/object-store.ts";
 import type { Command, CommandContext } from "./command.ts";
-import { checkNotEmpty } from "./mounted.ts";
 import { prefetcherFor } from "./prefetcher.ts";
-import { parsePrefix } from "./prefix.ts";
 import { recoveryState } from "./recovery.ts";
 
 export const walFetch: Command = {
@@ -52,15 +51,19 @@ export const walFetch: Command = {
         signal: context.signal,
       });
     } catch (error) {
-      const prefix = parsePrefix(context.settings);
-      if (error instanceof NotFoundError && prefix.kind === "directory") {
-        await checkNotEmpty(repository.store, prefix.directory);
-      }
+      if (error instanceof NotFoundError) await checkProvesAbsence(context, repository.store);
       throw error;
     }
     await prefetcher?.advance();
   },
 };
+
+/** Loaded where it is needed: a hit, for which recovery waits, comes without. */
+async function checkProvesAbsence({ settings }: CommandContext, store: ObjectStore): Promise<void> {
+  const [{ checkNotEmpty }, { parsePrefix }] = await Promise.all([import("./mounted.ts"), import("./prefix.ts")]);
+  const prefix = parsePrefix(settings);
+  if (prefix.kind === "directory") await checkNotEmpty(store, prefix.directory);
+}
 
 /** Giving up stops a recovery, and costs a standby a few seconds until it asks again. */
 function withDeadline(context: CommandContext, destination: string): CommandContext {
