@@ -13,6 +13,7 @@ import { BACKUP_MANIFEST } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { type Backup, checkOneCluster, findBackup, readCatalog } from "../repository/backup-catalog.ts";
 import { partKey } from "../repository/keys.ts";
+import { damagedPagesOf } from "../repository/sentinel.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
@@ -106,7 +107,7 @@ export async function planFetch(backup: Backup, target: string, context: BackupF
     });
   }
 
-  const damagedPages = backup.walB?.pages?.damaged ?? 0;
+  const damagedPages = damagedPagesOf(backup) ?? 0;
   if (damagedPages > 0) {
     log.warning(`backup "${backup.name}" holds pages that were damaged when it was taken: ${damagedPages}`, {
       detail: "They are restored as they are, and the server will refuse to read them.",

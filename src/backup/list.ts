@@ -5,6 +5,7 @@ import { segmentBefore, segmentStart } from "../postgres/wal-segment.ts";
 import { type Backup, type Catalog, readCatalog } from "../repository/backup-catalog.ts";
 import { type DrillEntry, findLastDrill, readRecoverySeconds } from "../repository/drill-result.ts";
 import { formatJson } from "../repository/json.ts";
+import { damagedPagesOf } from "../repository/sentinel.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
@@ -92,7 +93,7 @@ export function formatTable(
         system_identifier: String(backup.systemIdentifier),
         hostname: backup.hostname,
         permanent: backup.isPermanent ? "yes" : "no",
-        damaged_pages: String(damagedPages(backup) ?? ""),
+        damaged_pages: String(damagedPagesOf(backup) ?? ""),
       }),
       last_drill: drillText(drills.get(backup.name)),
     };
@@ -112,9 +113,6 @@ export function formatTable(
   const lines = [header, ...rows.map((row) => Object.values(row) as string[])];
   return `${(alignment === "tabs" ? lines.map((line) => line.join("\t")) : align(lines)).join("\n")}\n`;
 }
-
-/** As backup-push found them; undefined where pages were not compared with their checksums. */
-const damagedPages = ({ walB }: Backup) => (walB?.pages?.verification === "done" ? walB.pages.damaged : undefined);
 
 /** "2026-11-23T17:30:00.123Z good, recovery in 12.3 s" */
 function drillText(drill: LastDrill | undefined): string {
@@ -160,7 +158,7 @@ export function formatJsonList(backups: readonly Backup[], drills: ReadonlyMap<s
     compressed_size: backup.compressedBytes,
     timeline: backup.timeline,
     tablespaces: backup.tablespaces,
-    damaged_pages: damagedPages(backup) ?? null,
+    damaged_pages: damagedPagesOf(backup) ?? null,
     last_drill: drillEntry(drills.get(backup.name)),
     made_by: backup.walB ? `wal-b ${backup.walB.version}` : "wal-g",
   }));

@@ -9,6 +9,7 @@ import type { Zstd } from "../codec/zstd.ts";
 import { AccessError, Failure, IntegrityError, NotFoundError, StorageError, UsageError } from "../errors.ts";
 import { type Backup, readCatalog } from "../repository/backup-catalog.ts";
 import { sentinelKey } from "../repository/keys.ts";
+import { damagedPagesOf } from "../repository/sentinel.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import { isStored, type ObjectStore } from "../storage/object-store.ts";
 import { abortableDelay } from "../system/delay.ts";
@@ -138,7 +139,7 @@ async function verifyOne({ name, backup }: Chosen, context: OneContext): Promise
   progress.turnTo(`${title}WAL: read`);
   const wal = await verifyItsWal(backup, { ...context, onRead });
 
-  const damagedPages = backup.walB?.pages?.damaged ?? 0;
+  const damagedPages = damagedPagesOf(backup) ?? 0;
   const notes = [
     ...(damagedPages > 0
       ? [

@@ -60,6 +60,10 @@ export interface PagesFound {
   readonly damaged: number;
 }
 
+/** As backup-push found them; undefined where pages were not compared with their checksums, or nobody knows. */
+export const damagedPagesOf = ({ walB }: Pick<Sentinel, "walB">): number | undefined =>
+  walB?.pages?.verification === "done" ? walB.pages.damaged : undefined;
+
 const PAGE_VERIFICATIONS = ["done", "off", "none"] as const;
 
 /** Go's strftime-like name of the form of times; WAL-G writes it into every file. */
