@@ -77,11 +77,20 @@ async function openPeers(
   return [
     await openWalB("wal-b", binary, workload),
     ...(against === undefined ? [] : [await openWalB("the other wal-b", against, workload)]),
-    await openPgbackrest(workload),
+    onlyPushing(await openWalB("wal-b, level 3", binary, workload, { WALB_COMPRESSION_LEVEL: "3" })),
+    await openPgbackrest("pgBackRest", 3, workload),
+    onlyPushing(await openPgbackrest("pgBackRest, level 1", 1, workload)),
     await openTarZstd(workload),
     await emptyBunProgram(workload.server),
     emptyProgram(),
   ];
+}
+
+/** Levels differ in what compressing takes, and hardly in anything else. */
+function onlyPushing(peer: Peer | Missing): Peer | Missing {
+  if (!("trials" in peer)) return peer;
+  const { pushSegment, pushBackup } = peer.trials;
+  return { ...peer, version: "", trials: { ...(pushSegment && { pushSegment }), ...(pushBackup && { pushBackup }) } };
 }
 
 interface Circumstances {

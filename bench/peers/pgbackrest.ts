@@ -1,4 +1,4 @@
-/** pgBackRest with its repository in a directory: zstd at level 3, two processes, checksums of pages and files as by default. */
+/** pgBackRest with its repository in a directory: zstd, two processes, checksums of pages and files as by default. */
 import { copyFile, mkdir, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../../test/support/account.ts";
@@ -7,22 +7,22 @@ import type { Workload } from "../workload.ts";
 import type { Missing, Peer } from "./peer.ts";
 import { dataDirectoryToRestoreInto, expectRestored, expectSameFile, runOrThrow } from "./place.ts";
 
-const NAME = "pgBackRest";
 const STANZA = "bench";
 const PROCESSES = 2;
 /** ParamRequiredError in pgBackRest's error.yaml: archive-push without a path. */
 const PATH_MISSING = 43;
 
-export async function openPgbackrest(workload: Workload): Promise<Peer | Missing> {
+/** @param name  also that of its directories */
+export async function openPgbackrest(name: string, level: number, workload: Workload): Promise<Peer | Missing> {
   const program = Bun.which("pgbackrest");
-  if (program === null) return { name: NAME, why: "pgbackrest is not installed" };
+  if (program === null) return { name, why: "pgbackrest is not installed" };
 
   const { server, segments } = workload;
   const [before, segment] = segments;
-  const repository = await server.makeDirectory("repository of pgbackrest");
-  const restored = join(server.directory, "restored by pgbackrest");
-  const fetched = await dataDirectoryToRestoreInto("pgbackrest", server);
-  const config = await writeConfig(workload, repository);
+  const repository = await server.makeDirectory(`repository of ${name}`);
+  const restored = join(server.directory, `restored by ${name}`);
+  const fetched = await dataDirectoryToRestoreInto(name, server);
+  const config = await writeConfig(workload, await server.makeDirectory(name), repository, level);
   const command = (...words: string[]) => [program, `--config=${config}`, `--stanza=${STANZA}`, ...words];
   const archivePush = command("archive-push")
     .map((word) => `'${word}'`)
@@ -31,11 +31,11 @@ export async function openPgbackrest(workload: Workload): Promise<Peer | Missing
   await runOrThrow(server, command("stanza-create"));
   await runOrThrow(server, command("archive-push", before.path));
   const backups = join(repository, "backup", STANZA);
-  const empty = await keepEmpty(backups, await server.makeDirectory("pgbackrest without backups"));
+  const empty = await keepEmpty(backups, await server.makeDirectory(`${name} without backups`));
   const archived = () => archivedFile(join(repository, "archive", STANZA), segment.name);
 
   return {
-    name: NAME,
+    name,
     version: (await runOrThrow(server, [program, "version"])).trim(),
     trials: {
       version: { command: [program, "version"] },
@@ -74,8 +74,7 @@ export async function openPgbackrest(workload: Workload): Promise<Peer | Missing
   };
 }
 
-async function writeConfig({ server }: Workload, repository: string): Promise<string> {
-  const own = await server.makeDirectory("pgbackrest");
+async function writeConfig({ server }: Workload, own: string, repository: string, level: number): Promise<string> {
   const path = join(own, "pgbackrest.conf");
   const lines = [
     "[global]",
@@ -87,7 +86,7 @@ async function writeConfig({ server }: Workload, repository: string): Promise<st
     "log-level-console=warn",
     "log-level-file=off",
     "compress-type=zst",
-    "compress-level=3",
+    `compress-level=${level}`,
     `process-max=${PROCESSES}`,
     "start-fast=y",
     "expire-auto=n",

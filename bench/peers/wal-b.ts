@@ -11,13 +11,21 @@ const USAGE_ERROR = 64;
 /** A broken archive_command is to be told soon. */
 const ARCHIVE_TIMEOUT = "1min";
 
-/** @param name  also that of its directory */
-export async function openWalB(name: string, built: string, workload: Workload): Promise<Peer> {
+/**
+ * @param name      also that of its directory
+ * @param settings  other ones than the initial ones
+ */
+export async function openWalB(
+  name: string,
+  built: string,
+  workload: Workload,
+  settings: Readonly<Record<string, string>> = {},
+): Promise<Peer> {
   const { server, segments } = workload;
   const [before, segment] = segments;
   const binary = await keepCopy(built, await server.makeDirectory(`program of ${name}`));
   const repository = await server.makeDirectory(`repository of ${name}`);
-  const env = { ...server.env, WALB_FILE_PREFIX: repository, WALB_ARCHIVE_TIMEOUT: ARCHIVE_TIMEOUT };
+  const env = { ...server.env, WALB_FILE_PREFIX: repository, WALB_ARCHIVE_TIMEOUT: ARCHIVE_TIMEOUT, ...settings };
   const restored = join(server.directory, `restored by ${name}`);
   const fetched = await dataDirectoryToRestoreInto(name, server);
   const archived = join(repository, "wal_005", `${segment.name}.zst`);

@@ -67,7 +67,19 @@ async function openFileWalB(program: string, version: string, history: WalHistor
   const own = { name: "wal-b", version, program, ...work, env, empty, storedBytes: () => sizeBelow(repository) };
   const restore = shellLine(env(), [program, "wal-fetch", "-p", "0", "%f", '"%p"']);
   const recovery = { measure: () => history.recoverWith(restore) };
-  return [walB(own, history), { name: "wal-b -p 0", version: "", trials: { recovery } }];
+  const peer = walB(own, history);
+  return [peer, atLevel3(own, history), { name: "wal-b -p 0", version: "", trials: { recovery } }];
+}
+
+/** As pgBackRest is set up here, and only what compresses. */
+function atLevel3(own: WalB, history: WalHistory): Peer {
+  const env = () => ({ ...own.env(), WALB_COMPRESSION_LEVEL: "3" });
+  const peer = walB({ ...own, name: "wal-b, level 3", version: "", env }, history);
+  const { pushSegment, backlog, drain } = peer.trials;
+  return {
+    ...peer,
+    trials: { ...(pushSegment && { pushSegment }), ...(backlog && { backlog }), ...(drain && { drain }) },
+  };
 }
 
 async function openS3WalB(program: string, s3: S3ServerDescription, history: WalHistory): Promise<Peer> {

@@ -1,9 +1,9 @@
 /**
  * zstd frames, compressed and decompressed beside the main thread.
  *
- * The work of @mongodb-js/zstd's addon. Where it cannot be loaded (it is unpacked to the temporary directory, which may be
- * read-only or noexec) Bun's own zstd serves, with the same result; and for WAL, because loading takes longer than it saves
- * (docs/decisions/0010-wal-compression.md).
+ * The work of @mongodb-js/zstd's addon, or of Bun's own zstd, with the same result: for WAL, because loading the addon takes
+ * longer than it saves, at the fast levels, and where the addon cannot be loaded (it is unpacked to the temporary directory, which
+ * may be read-only or noexec). docs/decisions/0010-wal-compression.md and 0012-compression-level.md have the figures.
  */
 import { IntegrityError, reasonOf } from "../errors.ts";
 import { releaseContent } from "./content.ts";
@@ -21,7 +21,11 @@ export interface Zstd {
   decompressFrame(frame: Uint8Array, contentBytes: number): Promise<Uint8Array>;
 }
 
+/** The addon takes new memory for each frame and copies it: at lower levels that is a large part of the work. */
+const ADDON_FROM_LEVEL = 3;
+
 export async function openZstd(level: number): Promise<Zstd> {
+  if (level < ADDON_FROM_LEVEL) return builtInZstd(level);
   const addon = await loadAddonOrNothing();
   return addon ? zstdWith(addon.compress, level) : builtInZstd(level);
 }

@@ -189,7 +189,7 @@ export const SETTINGS = {
   compressionLevel: integer({
     name: "COMPRESSION_LEVEL",
     help: "zstd level of new objects",
-    initial: 3,
+    initial: 1,
     min: 1,
     max: 19,
   }),
