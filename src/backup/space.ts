@@ -37,7 +37,9 @@ export interface SpaceUse {
 export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise<readonly SpaceUse[]> {
   const uses: SpaceUse[] = [];
   for (const { directory, bytes } of await bytesOfFileSystems(plan, needed)) {
-    const { bavail, bsize, type } = await statfs(directory);
+    const { bavail, blocks, bsize, type } = await statfs(directory);
+    // Some do not tell how large they are, as ramfs, and others that are mounted by FUSE.
+    if (blocks === 0) continue;
     const freeBytes = bavail * bsize;
     uses.push({ directory, bytes, freeBytes });
     if (bytes <= freeBytes) continue;

@@ -4,8 +4,7 @@
  * The archive may be hostile: a member is placed only where its name leads inside the target, over nothing that exists, and
  * only files and directories are made.
  */
-import { constants } from "node:fs";
-import { chmod, chown, type FileHandle, open } from "node:fs/promises";
+import { chmod, chown } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { decodeStream, releaseContent } from "../codec/content.ts";
 import { readTar, type TarEntry } from "../codec/tar.ts";
@@ -15,6 +14,7 @@ import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import { destinationError, madeDurable } from "../system/atomic-file.ts";
 import type { Log } from "../system/log.ts";
+import { createNewFile, type NewFile, type WriteMode } from "../system/new-file.ts";
 import type { Progress } from "../system/progress.ts";
 import { makeDirectories, type Owner } from "./owner.ts";
 
@@ -52,7 +52,7 @@ const FRAMES_IN_FLIGHT = 3;
  * Files from this size on go to the disk while other parts are unpacked, and not all at the end, when nothing else is left to be
  * done. The many small ones are faster together.
  */
-const SYNCED_AT_ONCE_BYTES = 4 * 2 ** 20;
+const LARGE_FILE_BYTES = 4 * 2 ** 20;
 
 /**
  * tablespace_map is passed over: a server that finds it makes the links anew, to where tablespaces were on the source
@@ -120,20 +120,19 @@ async function writeFile(path: string, entry: TarEntry, context: UnpackContext):
 
   const place = join(target, path === PG_CONTROL_PATH ? PG_CONTROL_UNTIL_COMPLETE : path);
   const hash = wanted && new Bun.CryptoHasher("sha256");
-  const file = await createFile(place, context);
-  try {
+  const isLarge = entry.sizeBytes >= LARGE_FILE_BYTES;
+  {
+    await using file = await createFile(place, context, isLarge ? "direct" : "cached");
     for await (const bytes of entry.content) {
       signal.throwIfAborted();
       // Hashed while it is written, which other threads do.
-      const writing = writeAll(file, bytes, place);
+      const writing = writeTo(file, bytes, place);
       hash?.update(bytes);
       await writing;
       progress.advance(bytes.byteLength);
     }
     await setAttributes(file, entry, place, context.owner);
-    if (entry.sizeBytes >= SYNCED_AT_ONCE_BYTES) await madeDurable(place, () => file.sync());
-  } finally {
-    await file.close();
+    if (isLarge) await madeDurable(place, () => file.handle.sync());
   }
   if (wanted && hash) checkFileHash(path, hash.digest("hex"), wanted);
   restored.add(path, entry.sizeBytes);
@@ -168,16 +167,16 @@ export function checkFileHash(path: string, sha256: string, wanted: ExpectedFile
 }
 
 async function setAttributes(
-  file: FileHandle,
+  { handle }: NewFile,
   entry: TarEntry,
   place: string,
   owner: Owner | undefined,
 ): Promise<void> {
   try {
     // Permission bits only, and none for others: a data directory is nobody else's business.
-    await file.chmod(entry.mode & 0o770);
-    if (owner) await file.chown(owner.uid, owner.gid);
-    await file.utimes(entry.modifiedAt, entry.modifiedAt);
+    await handle.chmod(entry.mode & 0o770);
+    if (owner) await handle.chown(owner.uid, owner.gid);
+    await handle.utimes(entry.modifiedAt, entry.modifiedAt);
   } catch (cause) {
     throw destinationError(`could not set mode, owner and time of "${place}"`, cause);
   }
@@ -190,35 +189,29 @@ export async function placeFile(
   context: Pick<UnpackContext, "target" | "owner">,
 ): Promise<void> {
   const place = join(context.target, path);
-  const file = await createFile(place, context);
-  try {
-    await writeAll(file, new TextEncoder().encode(content), place);
-    if (context.owner) await file.chown(context.owner.uid, context.owner.gid);
-  } finally {
-    await file.close();
-  }
+  await using file = await createFile(place, context, "cached");
+  await writeTo(file, new TextEncoder().encode(content), place);
+  if (context.owner) await file.handle.chown(context.owner.uid, context.owner.gid);
 }
 
 /** Parts come in any order, so a file may come before the entry of its directory. */
-async function createFile(place: string, { owner }: Pick<UnpackContext, "owner">): Promise<FileHandle> {
-  const create = () =>
-    open(place, constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600);
+async function createFile(place: string, { owner }: Pick<UnpackContext, "owner">, mode: WriteMode): Promise<NewFile> {
   try {
-    return await create();
+    return await createNewFile(place, mode);
   } catch (cause) {
     if (systemCodeOf(cause) !== "ENOENT") throw destinationError(`could not create "${place}"`, cause);
   }
   try {
     await makeDirectories(dirname(place), owner);
-    return await create();
+    return await createNewFile(place, mode);
   } catch (cause) {
     throw destinationError(`could not create "${place}"`, cause);
   }
 }
 
-async function writeAll(file: FileHandle, bytes: Uint8Array, place: string): Promise<void> {
+async function writeTo(file: NewFile, bytes: Uint8Array, place: string): Promise<void> {
   try {
-    for (let at = 0; at < bytes.byteLength; ) at += (await file.write(bytes, at)).bytesWritten;
+    await file.write(bytes);
   } catch (cause) {
     throw destinationError(`could not write "${place}"`, cause);
   }
