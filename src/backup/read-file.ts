@@ -9,7 +9,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
 
 /** A multiple of every size that a page can have. */
-export const READ_BYTES = 512 * 1024;
+export const READ_BYTES = 1024 * 1024;
 
 export interface OpenDataFile extends AsyncDisposable {
   readonly sizeBytes: number;

@@ -553,7 +553,8 @@ describe("upload()", () => {
         : ok(request, socket),
     );
     expect(await failure(() => upload(it.store))).toBeInstanceOf(AccessError);
-    expect(it.server.requests.at(-1)?.method).toBe("DELETE");
+    // The other part is given up on the way, and may be seen after it.
+    expect(it.server.requests.map(({ method }) => method)).toContain("DELETE");
   });
 });
 
