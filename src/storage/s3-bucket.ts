@@ -99,22 +99,33 @@ export class S3Bucket {
     { signal = this.signal }: { signal?: AbortSignal } = {},
   ): Promise<Answer> {
     let attempts: Attempts | undefined;
-    let isRenewed = false;
     try {
       return await retrying(this.retryOptions(signal), async (all) => {
         attempts = all;
-        try {
-          return await work({ abortSignal: signal });
-        } catch (error) {
-          if (isRenewed || !EXPIRED_CODES.has(answerOf(error).code ?? "") || !(await this.#renewCredentials()))
-            throw error;
-          isRenewed = true;
-          return await work({ abortSignal: signal });
-        }
+        return await this.attempt(() => work({ abortSignal: signal }));
       });
     } catch (error) {
       if (signal.aborted) throw signal.reason;
       throw this.failure(action, error, attempts);
+    }
+  }
+
+  /**
+   * Sends once, and once more if the credentials that it was signed with are not valid any more and there are others now. In a long
+   * command that happens.
+   */
+  async attempt<Answer>(work: () => Promise<Answer>): Promise<Answer> {
+    const provider = this.client.config.credentials as (options?: { forceRefresh: boolean }) => Promise<Identity>;
+    // Where there are none, the request itself says so.
+    const signedWith = await provider().catch(() => undefined);
+    try {
+      return await work();
+    } catch (error) {
+      if (signedWith === undefined || !isOutdated(error)) throw error;
+      // Another request may have renewed them meanwhile.
+      if (isSame(await provider(), signedWith) && isSame(await provider({ forceRefresh: true }), signedWith))
+        throw error;
+      return await work();
     }
   }
 
@@ -164,16 +175,22 @@ export class S3Bucket {
       secrets: [secretAccessKey, sessionToken, this.customerKey.SSECustomerKey].filter((text) => text !== undefined),
     });
   }
+}
 
-  /** @returns whether there are others now */
-  async #renewCredentials(): Promise<boolean> {
-    const provider = this.client.config.credentials as (options?: {
-      forceRefresh?: boolean;
-    }) => Promise<{ sessionToken?: string }>;
-    const old = await provider();
-    const renewed = await provider({ forceRefresh: true });
-    return renewed.sessionToken !== old.sessionToken;
-  }
+interface Identity {
+  readonly accessKeyId: string;
+  readonly sessionToken?: string;
+}
+
+const isSame = (one: Identity, other: Identity) =>
+  one.accessKeyId === other.accessKeyId && one.sessionToken === other.sessionToken;
+
+/** What the store does not know may be what was replaced meanwhile. */
+const UNKNOWN_CODES: ReadonlySet<string> = new Set(["InvalidAccessKeyId", "InvalidToken", "InvalidTokenId"]);
+
+function isOutdated(error: unknown): boolean {
+  const { code = "" } = answerOf(error);
+  return EXPIRED_CODES.has(code) || UNKNOWN_CODES.has(code);
 }
 
 /** @throws BadAnswerError  the store gave none */

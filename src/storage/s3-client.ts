@@ -45,11 +45,15 @@ export async function readCertificates(path: string): Promise<string> {
   }
 }
 
+/** The shared credentials file is read anew when it is asked for: what rotates credentials writes them there. Not in the SDK's type. */
+const READ_FILES_ANEW = { ignoreCache: true };
+
 function clientConfig(options: S3ClientOptions, trustedCertificates: readonly string[]): S3ClientConfig {
   const { bucket, region, endpoint, accessKeyId, secretAccessKey, sessionToken } = options;
   const { connectTimeoutMs = 10_000, idleTimeoutMs = 60_000 } = options;
   const requestHandler = new HttpHandler({ connectTimeoutMs, idleTimeoutMs, trustedCertificates });
   return {
+    ...READ_FILES_ANEW,
     region: region ?? regionOfChain,
     ...(endpoint === undefined ? {} : { endpoint }),
     forcePathStyle: options.forcePathStyle ?? needsPathStyle(bucket, endpoint),

@@ -92,7 +92,8 @@ export async function openObject(
 
   const resume = async (at: number): Promise<GetObjectCommandOutput> => {
     const rest = { ...where, Range: `bytes=${at}-`, IfMatch: ETag };
-    const found = await bucket.client.send(new GetObjectCommand(rest), { abortSignal: signal }).catch((error) => {
+    const send = () => bucket.client.send(new GetObjectCommand(rest), { abortSignal: signal });
+    const found = await bucket.attempt(send).catch((error) => {
       if (answerOf(error).code !== "NoSuchKey") throw error;
       // It was there, so this is no proof that it never existed.
       throw new StorageError(action, { detail: "The object was deleted while it was being read.", cause: error });
