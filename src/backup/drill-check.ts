@@ -38,7 +38,9 @@ export async function checkServer(context: CheckContext): Promise<Checked> {
   let names: readonly DatabaseRow[];
   {
     await using session = await connect(firstDatabase);
+    await rollBackPrepared(session, context, tally);
     names = await databasesOf(session, tally);
+    await rollBackPrepared(session, context, tally);
   }
   for (const { name } of names) {
     if (!(await checkDatabase(name, tally, context))) break;
@@ -48,6 +50,34 @@ export async function checkServer(context: CheckContext): Promise<Checked> {
 
 interface DatabaseRow {
   readonly name: string;
+}
+
+/**
+ * They hold their locks, and here nobody would ever end them: what they locked could not be checked. One can only be ended in its own
+ * database: those that refuse everybody follow when they do not any more.
+ */
+async function rollBackPrepared(first: Connection, { connect, signal }: CheckContext, tally: Tally): Promise<void> {
+  const databases = await first.query<{ name: string }>(
+    `SELECT DISTINCT datname AS name
+       FROM pg_catalog.pg_prepared_xacts JOIN pg_catalog.pg_database ON datname = database
+      WHERE datallowconn AND datconnlimit <> -2`,
+  );
+  for (const { name } of databases) {
+    try {
+      await using session = await connect(name);
+      const prepared = await session.query<{ gid: string }>(
+        `SELECT pg_catalog.quote_literal(gid) AS gid FROM pg_catalog.pg_prepared_xacts
+          WHERE database = pg_catalog.current_database()`,
+      );
+      for (const { gid } of prepared) await session.query(`ROLLBACK PREPARED ${gid}`);
+      tally.notes.push(`In the copy, prepared transactions of "${name}" were rolled back: ${prepared.length}.`);
+    } catch (error) {
+      signal.throwIfAborted();
+      if (!(error instanceof PostgresError)) throw error;
+      const problem = `its prepared transactions could not be rolled back: ${error.message}`;
+      tally.add({ database: name, problem, detail: error.detail });
+    }
+  }
 }
 
 /** Lets us into those that refuse everybody, such as template0. */

@@ -39,7 +39,11 @@ async function tell(major: number): Promise<Story> {
     tablespaces: ["fast"],
     dataChecksums: hasChecksums(major),
     walSegmentSizeMiB: segmentMiB,
-    settings: { max_wal_size: `${4 * segmentMiB + 32}MB`, min_wal_size: `${2 * segmentMiB}MB` },
+    settings: {
+      max_wal_size: `${4 * segmentMiB + 32}MB`,
+      min_wal_size: `${2 * segmentMiB}MB`,
+      max_prepared_transactions: "5",
+    },
   });
   const scratch = await ScratchParent.create(server);
   const evil = join(server.directory, "evil");
@@ -56,6 +60,11 @@ async function tell(major: number): Promise<Story> {
     CREATE INDEX calling ON kept (told(id));
     INSERT INTO kept (text) ${rows}; INSERT INTO elsewhere (text) ${rows}`);
   await server.query("CREATE DATABASE other");
+  {
+    await using session = await server.connect("other");
+    await session.query("CREATE TABLE locked AS SELECT 1 AS one");
+    await session.query("BEGIN; ALTER TABLE locked ADD COLUMN two int; PREPARE TRANSACTION 'half ''way'");
+  }
 
   const backup = await withHostileConfiguration(server, evil, async () => await pushBackup(server, repository.env));
 
@@ -156,7 +165,10 @@ describe.each(POSTGRES_MAJORS)("PostgreSQL %i", (major) => {
       expect(document.replay.wal_bytes).toBe(document.replay.end_lsn - document.replay.start_lsn);
       expect(document.replay.wal_bytes).toBeGreaterThan(3 * 2 ** 20);
       expect(document.recovery_seconds).toBeGreaterThan(document.restore.seconds);
-      expect(document.notes).toEqual(["Indexes that are no B-trees were not checked: 1."]);
+      expect(document.notes).toEqual([
+        'In the copy, prepared transactions of "other" were rolled back: 1.',
+        "Indexes that are no B-trees were not checked: 1.",
+      ]);
 
       expect(await scratch.left()).toEqual([]);
       expect(existsSync(evil)).toBe(false);
