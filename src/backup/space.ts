@@ -38,7 +38,7 @@ export async function checkSpace(plan: TargetPlan, needed: SpaceNeeded): Promise
   const uses: SpaceUse[] = [];
   for (const { directory, bytes } of await bytesOfFileSystems(plan, needed)) {
     const { bavail, blocks, bsize, type } = await statfs(directory);
-    // Some do not tell how large they are, as ramfs, and others that are mounted by FUSE.
+    // Some file systems do not say how large they are: ramfs, and some of those that FUSE mounts.
     if (blocks === 0) continue;
     const freeBytes = bavail * bsize;
     uses.push({ directory, bytes, freeBytes });

@@ -49,8 +49,8 @@ export interface UnpackContext {
 const FRAMES_IN_FLIGHT = 3;
 
 /**
- * Files from this size on go to the disk while other parts are unpacked, and not all at the end, when nothing else is left to be
- * done. The many small ones are faster together.
+ * Files from this size on go to the disk while other parts are unpacked, past the page cache, and not all at the end, when nothing else is
+ * left to be done. The many small ones are faster together.
  */
 const LARGE_FILE_BYTES = 4 * 2 ** 20;
 
@@ -122,7 +122,8 @@ async function writeFile(path: string, entry: TarEntry, context: UnpackContext):
   const hash = wanted && new Bun.CryptoHasher("sha256");
   const isLarge = entry.sizeBytes >= LARGE_FILE_BYTES;
   {
-    await using file = await createFile(place, context, isLarge ? "direct" : "cached");
+    // Other tools' archives come in pieces of some KiB, which the page cache had better collect.
+    await using file = await createFile(place, context, isLarge && expected ? "direct" : "cached");
     for await (const bytes of entry.content) {
       signal.throwIfAborted();
       // Hashed while it is written, which other threads do.

@@ -3,7 +3,7 @@
  *
  * A restore writes more than memory holds. In the page cache it would push out what other programs need, and copying it there
  * is most of what writing costs (docs/decisions/0013-direct-writes.md). A direct write must begin and end at whole sectors, in
- * memory too. Of a part it does: members of a tar archive begin at multiples of 512 bytes.
+ * the file and in memory. The pieces of our own parts do: members of a tar archive begin at multiples of 512 bytes.
  */
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -14,7 +14,7 @@ const CREATE = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL | const
 /** macOS has none. */
 const DIRECT = constants.O_DIRECT ?? 0;
 
-/** "direct" is a wish; what it comes to is the same file. */
+/** "direct" is a wish: the file is the same where it cannot be met. */
 export type WriteMode = "cached" | "direct";
 
 export class NewFile implements AsyncDisposable {
@@ -52,7 +52,7 @@ export class NewFile implements AsyncDisposable {
     await this.#handle.close();
   }
 
-  /** @throws Error  as open(2); the file is as it was */
+  /** @throws Error  as open(2): it is written as before */
   async reopen(mode: WriteMode): Promise<void> {
     const flags = constants.O_WRONLY | constants.O_NOFOLLOW | (mode === "direct" ? DIRECT : 0);
     const handle = await open(this.#path, flags);
@@ -70,12 +70,8 @@ export class NewFile implements AsyncDisposable {
 export async function createNewFile(path: string, mode: WriteMode): Promise<NewFile> {
   const file = new NewFile(path, await open(path, CREATE, 0o600));
   if (mode === "direct") {
-    // Not at once: a file system that refuses has made the file by then.
-    await file.reopen("direct").catch(async (error: unknown) => {
-      if (isRefusal(error)) return;
-      await file[Symbol.asyncDispose]();
-      throw error;
-    });
+    // Not at once: a file system that refuses has made the file by then. Whatever it says, what is open is good for writing.
+    await file.reopen("direct").catch(() => {});
   }
   return file;
 }
