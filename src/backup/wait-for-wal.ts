@@ -21,7 +21,7 @@ export interface WaitForWalContext {
   readonly describeArchiver: () => Promise<string>;
 }
 
-const FIRST_POLL_MS = 200;
+const FIRST_POLL_MS = 50;
 const LONGEST_POLL_MS = 5_000;
 const TELL_EVERY_MS = 15_000;
 const LONGEST_ANSWER_MS = 5_000;
