@@ -116,12 +116,11 @@ export class S3Bucket {
    */
   async attempt<Answer>(work: () => Promise<Answer>): Promise<Answer> {
     const provider = this.client.config.credentials as (options?: { forceRefresh: boolean }) => Promise<Identity>;
-    // Where there are none, the request itself says so.
-    const signedWith = await provider().catch(() => undefined);
+    const signedWith = await provider();
     try {
       return await work();
     } catch (error) {
-      if (signedWith === undefined || !isOutdated(error)) throw error;
+      if (!isOutdated(error)) throw error;
       // Another request may have renewed them meanwhile.
       if (isSame(await provider(), signedWith) && isSame(await provider({ forceRefresh: true }), signedWith))
         throw error;

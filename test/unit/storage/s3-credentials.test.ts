@@ -1,6 +1,6 @@
 /** Credentials in the shared file that are replaced while a command runs, as what rotates them does. */
 import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
-import { writeFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import type { Socket } from "node:net";
 import { join } from "node:path";
 import { AccessError } from "../../../src/errors.ts";
@@ -125,4 +125,17 @@ test("without others the refusal is told, and nothing is sent again", async () =
   it.valid.token = "token2";
   await expect(it.store.get("a", 10)).rejects.toThrow(AccessError);
   expect(it.server.requests).toHaveLength(1);
+});
+
+test("who has no credentials is asked once for each attempt, and not once more by the request", async () => {
+  const asked = join(directory.path, "asked");
+  // Two of the SDK's providers run it, one after the other.
+  await writeFile(
+    join(directory.path, "credentials"),
+    `[default]\ncredential_process = sh -c "echo asked >> ${asked}; exit 1"\n`,
+  );
+  await using it = await setUp();
+  await expect(it.store.get("a", 10)).rejects.toThrow(AccessError);
+  expect((await readFile(asked, "utf8")).trim().split("\n")).toHaveLength(3 * 2);
+  expect(it.server.requests).toEqual([]);
 });
