@@ -1,7 +1,7 @@
 /** Reading an object of a bucket: the chunks of a broken connection go on where they ended, on the same version. */
 import { GetObjectCommand, type GetObjectCommandOutput, HeadObjectCommand } from "@aws-sdk/client-s3";
-import { Failure, IntegrityError, NotFoundError, StorageError } from "../errors.ts";
-import type { ObjectEntry, ObjectKey, ObjectMetadata, StoredObject } from "./object-store.ts";
+import { Failure, IntegrityError, StorageError } from "../errors.ts";
+import { isStored, type ObjectEntry, type ObjectKey, type ObjectMetadata, type StoredObject } from "./object-store.ts";
 import { Attempts } from "./retry.ts";
 import { answerOf, BadAnswerError, checkHasETag } from "./s3-answer.ts";
 import { type S3Bucket, sizeOf } from "./s3-bucket.ts";
@@ -55,13 +55,7 @@ export async function headObject(
 }
 
 export async function objectExists(bucket: S3Bucket, key: ObjectKey): Promise<boolean> {
-  try {
-    await headObject(bucket, key);
-    return true;
-  } catch (error) {
-    if (error instanceof NotFoundError) return false;
-    throw error;
-  }
+  return await isStored({ head: (each) => headObject(bucket, each) }, key);
 }
 
 /** Begins to read. */
