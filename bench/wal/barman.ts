@@ -2,12 +2,11 @@
  * barman-cloud, one segment at a time: it starts Python for each, so that a backlog would take minutes and say the same.
  * Debian's package barman-cli-cloud.
  */
-import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { type S3ServerDescription, serverOf } from "../../test/support/s3-server.ts";
 import type { Missing, Peer } from "../peers/peer.ts";
 import { expectSameFile, runOrThrow } from "../peers/place.ts";
-import type { WalHistory } from "./history.ts";
+import { removeAsRecovery, type WalHistory } from "./history.ts";
 import { storedBelow } from "./s3.ts";
 
 const NAME = "barman-cloud";
@@ -51,7 +50,7 @@ export async function openBarman(
         get command() {
           return [restore, ...place, url(), SERVER_NAME, second, fetched];
         },
-        prepare: () => rm(fetched, { force: true }),
+        prepare: () => removeAsRecovery(fetched),
         check: () => expectSameFile(fetched, join(directory, second)),
       },
     },

@@ -9,7 +9,7 @@ import { expectSameFile, runOrThrow } from "../peers/place.ts";
 import { keepCopy } from "../peers/wal-b.ts";
 import { sizeBelow } from "../size.ts";
 import { openBarman } from "./barman.ts";
-import { makeBacklog, pretendRecovery, untilThereAre, type WalHistory } from "./history.ts";
+import { makeBacklog, pretendRecovery, removeAsRecovery, untilThereAre, type WalHistory } from "./history.ts";
 import { storedBelow } from "./s3.ts";
 
 /** wal-fetch proves that a file is missing (src/errors.ts). */
@@ -142,7 +142,7 @@ function walB(
           return env();
         },
         command: fetch(second, alone),
-        prepare: () => rm(alone, { force: true }),
+        prepare: () => removeAsRecovery(alone),
         check: () => expectSameFile(alone, join(directory, second)),
       },
       backlog: {
@@ -202,12 +202,6 @@ function walB(
     },
   };
 }
-
-/**
- * PostgreSQL removes what is there before it runs restore_command (xlogarchive.c, RestoreArchivedFile). To replace a file instead takes
- * 25 ms: ext4 then begins to write the new one (auto_da_alloc).
- */
-const removeAsRecovery = (destination: string) => rm(destination, { force: true });
 
 /** The limit: restore_command without a repository, from files that are not compressed. */
 function openCopy({ directory, segments, server, recoverWith }: WalHistory): Peer {
@@ -291,7 +285,7 @@ async function openMode(program: string, mode: Mode, history: WalHistory): Promi
         fetchSegment: {
           command: get(pretended, second, alone),
           prepare: async () => {
-            await rm(alone, { force: true });
+            await removeAsRecovery(alone);
             await pretendRecovery(history, pretendedName);
           },
           check: () => expectSameFile(alone, join(directory, second)),
