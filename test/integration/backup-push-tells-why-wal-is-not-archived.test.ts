@@ -4,6 +4,7 @@ import { readdir, rename } from "node:fs/promises";
 import { join } from "node:path";
 import { listedBackups, pushBackup, startArchiving, startWalb, temporaryRepository } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
+import { untilArchived } from "../support/prefetching.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
 
 const SOON = { WALB_ARCHIVE_TIMEOUT: "3s" };
@@ -71,16 +72,18 @@ test("what was archived last is not what was archived highest, and was deleted s
   await using own = await temporaryRepository();
   await using server = await startArchiving(own.env, { walSegmentSizeMiB: 1 });
   await pushBackup(server, own.env);
-  const highest = await server.switchWal();
-  const last = async () => await server.psql("SELECT last_archived_wal FROM pg_stat_archiver");
-  await server.waitFor(async () => (await last()) === highest, { what: `"${highest}" to be archived` });
-  // As when the archiver finds the label of a backup only behind the segment that comes after it.
+  // By the server's files: of what a wal-push archives beside its own file pg_stat_archiver does not know.
+  await untilArchived(server, await server.switchWal());
   const status = join(server.dataDirectory, "pg_wal/archive_status");
-  const label = (await readdir(status)).find((name) => name.endsWith(".backup.done")) ?? "";
-  await rename(join(status, label), join(status, label.replace(".done", ".ready")));
+  const findLabel = async () => (await readdir(status)).find((name) => name.endsWith(".backup.done"));
+  const label = (await server.waitFor(findLabel, { what: "the backup's label to be archived" })).replace(".done", "");
+  // As when the archiver finds the label of a backup only behind the segment that comes after it.
+  await rename(join(status, `${label}.done`), join(status, `${label}.ready`));
   // Wakes the archiver, and writes no WAL.
   await server.query("SELECT pg_reload_conf()");
-  await server.waitFor(async () => (await last()) === label.replace(".done", ""), { what: `"${label}"` });
+  await untilArchived(server, label);
+  const last = async () => await server.psql("SELECT last_archived_wal FROM pg_stat_archiver");
+  await server.waitFor(async () => (await last()) === label, { what: `"${label}" to be what was archived last` });
 
   const { exitCode } = await runWalb(["delete", "everything", "--confirm"], { as: server, env: own.env });
   expect(exitCode).toBe(0);

@@ -7,6 +7,7 @@ import { mkdir, readdir, readFile, rename, rmdir, writeFile } from "node:fs/prom
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
 import { type PostgresServer, startPostgres, startPostgresOn } from "../support/postgres-server.ts";
+import { untilArchived } from "../support/prefetching.ts";
 import { anyS3Server } from "../support/s3-server.ts";
 import { startTcpProxy, type TcpProxy } from "../support/tcp-proxy.ts";
 import { walbBinary } from "../support/walb.ts";
@@ -63,17 +64,12 @@ async function makeScene(major: number, makeStore: (primary: PostgresServer) => 
       last = await primary.switchWal();
       if (round === 1) middle = last;
     }
-    await archived(primary, last);
+    await untilArchived(primary, last);
     return { primary, store, walb, rows: await rowsOf(primary), middle };
   } catch (error) {
     await primary[Symbol.asyncDispose]();
     throw error;
   }
-}
-
-async function archived(server: PostgresServer, segment: string): Promise<void> {
-  const done = join(server.dataDirectory, "pg_wal/archive_status", `${segment}.done`);
-  await server.waitFor(() => Bun.file(done).exists(), { what: `"${segment}" to be archived`, timeoutMs: 60_000 });
 }
 
 /** The backup, restored beside the primary, with a signal file. */
@@ -131,7 +127,7 @@ function recoveryTests(scene: () => Scene): void {
     // The end of the archive is the end of recovery, on a timeline of its own.
     expect(await server.psql("SELECT substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)")).toBe("00000002");
     expect(await server.logText()).toContain("archive recovery complete");
-    await archivedHistory(server, "00000002.history");
+    await untilArchived(server, "00000002.history");
     await server.query("CHECKPOINT");
     expect(await timelineOf(directory)).toBe(2);
   });
@@ -185,7 +181,7 @@ function recoveryTests(scene: () => Scene): void {
     } finally {
       await store.comeBack();
     }
-    await archived(primary, await primary.switchWal());
+    await untilArchived(primary, await primary.switchWal());
     await standby.waitFor(async () => (await rowsOf(standby)) === expected, { what: "the standby to catch up again" });
     expect(await standby.psql("SELECT pg_is_in_recovery()")).toBe("t");
     expect(await standby.logText()).not.toContain("FATAL:  could not restore file");
@@ -196,11 +192,6 @@ function recoveryTests(scene: () => Scene): void {
 async function refusals(server: PostgresServer): Promise<number> {
   const errors = (await server.logText()).match(/^wal-b: ERROR: .*$/gm) ?? [];
   return errors.filter((error) => !error.endsWith("is not in the archive")).length;
-}
-
-async function archivedHistory(server: PostgresServer, name: string): Promise<void> {
-  const done = join(server.dataDirectory, "pg_wal/archive_status", `${name}.done`);
-  await server.waitFor(() => Bun.file(done).exists(), { what: `"${name}" to be archived`, timeoutMs: 60_000 });
 }
 
 describe.each([12, 15, 18])("PostgreSQL %i, with a directory that is moved away", (major) => {
