@@ -1,6 +1,6 @@
 /** Words of the command line → one of the commands, in all the forms that people use; help; what is wrong with the words. */
 import yargs from "yargs";
-import { SETTINGS } from "../config/settings.ts";
+import { initialTextOf } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
 import { FULL_VERSION } from "../version.ts";
 import { type Command, HINT_FOR_WORDS, type Option } from "./command.ts";
@@ -122,7 +122,7 @@ function addCommand(program: Program, command: Command, choose: (words: ParsedWo
 
 function addOptions(program: Program, options: Options, group: string): Program {
   for (const [name, { kind, help, alias, choices, setting }] of Object.entries(options)) {
-    const initial = setting && SETTINGS[setting].initialText;
+    const initial = setting && initialTextOf(setting);
     program.option(name, {
       type: kind === "flag" ? "boolean" : "string",
       describe: initial === undefined ? help : `${help} (${initial} if not set)`,

@@ -1,6 +1,6 @@
 /** The table of commands, and the words on the command line → one of them. */
 import { type Environment, readEnvdir } from "../config/envdir.ts";
-import { loadSettings, SETTINGS, type SettingName } from "../config/settings.ts";
+import { loadSettings, SETTING_NAMES, SETTINGS, type SettingName, variablesOf } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
 import { createLog, type LogLevel } from "../system/log.ts";
 import { progressIn, repeat } from "../system/progress.ts";
@@ -153,7 +153,7 @@ function environmentOf(words: ParsedWords, edge: ProgramEdge) {
 
 const isSecret = (variable: string) =>
   variable === "PGPASSWORD" ||
-  Object.values(SETTINGS).some((row) => row.secret === true && row.variables.includes(variable));
+  SETTING_NAMES.some((name) => SETTINGS[name].secret === true && variablesOf(name).includes(variable));
 
 /** A flag as it was given, for a process that is to see the same. */
 function flagAgain(name: string, value: unknown): readonly string[] {

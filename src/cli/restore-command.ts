@@ -1,7 +1,7 @@
 /** The restore_command of a restored server: this program, with the settings that it was started with, and no secret. */
 import { resolve } from "node:path";
 import { type Environment, readEnvdir } from "../config/envdir.ts";
-import { loadSettings, SETTINGS, type Settings } from "../config/settings.ts";
+import { loadSettings, SETTING_NAMES, type Settings, variablesOf } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
 
 export interface RestoreCommandSource {
@@ -37,7 +37,9 @@ export function restoreCommandOf(source: RestoreCommandSource): RestoreCommand {
   ];
   const command = `${words.map(quoteWord).join(" ")} wal-fetch %f "%p"`;
   if (/[\0\n\r]/.test(command)) throw new UsageError("restore_command cannot hold a line's end");
-  const variables = variablesOf(env, inEnvdir).filter((name) => settings.filePrefix === undefined || !ofS3(name));
+  const variables = repositoryVariables(env, inEnvdir).filter(
+    (name) => settings.filePrefix === undefined || !ofS3(name),
+  );
   return { command, variables };
 }
 
@@ -55,9 +57,9 @@ function prefixFlags(
   return [...missing("s3-prefix", s3Prefix, known.s3Prefix), ...missing("file-prefix", filePrefix, known.filePrefix)];
 }
 
-function variablesOf(env: Environment, inEnvdir: Environment): readonly string[] {
-  const prefixes = new Set([...SETTINGS.s3Prefix.variables, ...SETTINGS.filePrefix.variables]);
-  const ours = new Set(Object.values(SETTINGS).flatMap((row) => row.variables));
+function repositoryVariables(env: Environment, inEnvdir: Environment): readonly string[] {
+  const prefixes = new Set([...variablesOf("s3Prefix"), ...variablesOf("filePrefix")]);
+  const ours = new Set(SETTING_NAMES.flatMap(variablesOf));
   return Object.keys(env)
     .filter((name) => env[name] && !inEnvdir[name] && !prefixes.has(name))
     .filter((name) => ours.has(name) || name.startsWith("AWS_"))

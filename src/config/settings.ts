@@ -8,27 +8,23 @@
 import { UsageError } from "../errors.ts";
 import type { Environment } from "./envdir.ts";
 
-interface Row<Value> {
+interface Words {
+  /** Of its variables: WALB_name, WALG_name and WALE_name. */
+  readonly name: string;
   /** Long flag without dashes, where there is one. */
   readonly flag?: string;
-  /** Variables in the order in which they are looked at. */
-  readonly variables: readonly string[];
-  readonly help: string;
-  /** How the initial value is shown; absent when there is none. */
-  readonly initialText?: string;
-  readonly allowed: string;
-  readonly secret?: true;
-  /** @throws RangeError  the text is not allowed */
-  parse(text: string): Value;
-  readonly initial: Value;
-}
-
-interface Words {
-  readonly name?: string;
-  readonly flag?: string;
+  /** Variables of AWS's own that are looked at after those, in their order. */
   readonly aws?: readonly string[];
   readonly help: string;
   readonly secret?: true;
+}
+
+interface Row<Value> extends Words {
+  readonly initial: Value;
+  /** @throws RangeError  the text is not allowed */
+  parse(text: string): Value;
+  show(value: Value): string;
+  allowed(): string;
 }
 
 const SECOND = 1000;
@@ -37,6 +33,46 @@ const HOUR = 60 * MINUTE;
 const KiB = 1024;
 const MiB = 1024 * KiB;
 const GiB = 1024 * MiB;
+
+interface Bounds {
+  readonly initial: number;
+  readonly min: number;
+  readonly max: number;
+}
+
+interface NumberForm {
+  readonly pattern: RegExp;
+  readonly units: Readonly<Record<string, number>>;
+  readonly help: string;
+  show(value: number): string;
+}
+
+const INTEGER: NumberForm = { pattern: /^(\d+)$/, units: { "": 1 }, help: "a whole number", show: String };
+
+/** PostgreSQL's memory units: kB, MB and GB are powers of 1024. */
+const BYTES: NumberForm = {
+  pattern: /^(\d+)\s*(|B|kB|KiB|MB|MiB|GB|GiB)$/,
+  units: { "": 1, B: 1, kB: KiB, KiB, MB: MiB, MiB, GB: GiB, GiB },
+  help: "a size in bytes, or with kB, MB, GB",
+  show: (n) => (n % GiB === 0 ? `${n / GiB}GB` : n % MiB === 0 ? `${n / MiB}MB` : `${n}`),
+};
+
+/** PostgreSQL's time units; a bare number is seconds. */
+const DURATION: NumberForm = {
+  pattern: /^(\d+)\s*(|ms|s|min|h)$/,
+  units: { "": SECOND, ms: 1, s: SECOND, min: MINUTE, h: HOUR },
+  help: "a time in seconds, or with ms, s, min, h",
+  show: (n) =>
+    n === 0
+      ? "0"
+      : n % HOUR === 0
+        ? `${n / HOUR}h`
+        : n % MINUTE === 0
+          ? `${n / MINUTE}min`
+          : n % SECOND === 0
+            ? `${n / SECOND}s`
+            : `${n}ms`,
+};
 
 export const SETTINGS = {
   s3Prefix: text({ name: "S3_PREFIX", flag: "s3-prefix", help: "where the repository is: s3://bucket/path" }),
@@ -100,7 +136,7 @@ export const SETTINGS = {
     help: "how nothing is ever overwritten. require: one atomic request; emulate: look first, for services without If-None-Match; detect: require, and emulate where a trial shows that the service ignores it",
     initial: "detect",
   }),
-  partSizeBytes: bytes({
+  partSizeBytes: number(BYTES, {
     name: "S3_MAX_PART_SIZE",
     help: "size of the parts of multipart uploads; grows by itself for very large objects",
     initial: 16 * MiB,
@@ -108,21 +144,21 @@ export const SETTINGS = {
     max: 5 * GiB,
   }),
 
-  retryDeadlineMs: duration({
+  retryDeadlineMs: number(DURATION, {
     name: "RETRY_DEADLINE",
     help: "give up on a request to the store after trying for this long",
     initial: MINUTE,
     min: 0,
     max: 24 * HOUR,
   }),
-  connectTimeoutMs: duration({
+  connectTimeoutMs: number(DURATION, {
     name: "CONNECT_TIMEOUT",
     help: "one attempt to connect to the store",
     initial: 10 * SECOND,
     min: 100,
     max: 10 * MINUTE,
   }),
-  idleTimeoutMs: duration({
+  idleTimeoutMs: number(DURATION, {
     name: "IDLE_TIMEOUT",
     help: "one request to the store, without a byte moving",
     initial: 30 * SECOND,
@@ -130,21 +166,21 @@ export const SETTINGS = {
     max: 30 * MINUTE,
   }),
 
-  recoveryRetryDeadlineMs: duration({
+  recoveryRetryDeadlineMs: number(DURATION, {
     name: "RECOVERY_RETRY_DEADLINE",
     help: "wal-fetch in recovery: the same; giving up stops the server, so it is long",
     initial: 10 * MINUTE,
     min: 0,
     max: 24 * HOUR,
   }),
-  standbyRetryDeadlineMs: duration({
+  standbyRetryDeadlineMs: number(DURATION, {
     name: "STANDBY_RETRY_DEADLINE",
     help: "wal-fetch on a standby: the same; a standby asks again by itself and has streaming to go on with, so it is short",
     initial: 10 * SECOND,
     min: 0,
     max: 24 * HOUR,
   }),
-  prefetchCount: integer({
+  prefetchCount: number(INTEGER, {
     name: "PREFETCH",
     flag: "prefetch",
     help: "wal-fetch: segments kept ready ahead of recovery, at most 1 GiB of them; 0 for none",
@@ -157,7 +193,7 @@ export const SETTINGS = {
     help: "wal-fetch: a directory to keep them below; in pg_wal if not set, where they are renamed into place",
   }),
 
-  walPushPoolSize: integer({
+  walPushPoolSize: number(INTEGER, {
     name: "WAL_PUSH_CONCURRENCY",
     flag: "pool-size",
     help: "wal-push: segments archived at once, the requested one included",
@@ -165,7 +201,7 @@ export const SETTINGS = {
     min: 1,
     max: 256,
   }),
-  uploadConcurrency: integer({
+  uploadConcurrency: number(INTEGER, {
     name: "UPLOAD_CONCURRENCY",
     flag: "pool-size",
     help: "backup-push: parts written at once",
@@ -173,7 +209,7 @@ export const SETTINGS = {
     min: 1,
     max: 64,
   }),
-  downloadConcurrency: integer({
+  downloadConcurrency: number(INTEGER, {
     name: "DOWNLOAD_CONCURRENCY",
     flag: "pool-size",
     help: "backup-fetch: parts read at once",
@@ -186,21 +222,21 @@ export const SETTINGS = {
     help: "how new objects are compressed",
     initial: "zstd",
   }),
-  compressionLevel: integer({
+  compressionLevel: number(INTEGER, {
     name: "COMPRESSION_LEVEL",
     help: "zstd level of new objects",
     initial: 1,
     min: 1,
     max: 19,
   }),
-  tarSizeThresholdBytes: bytes({
+  tarSizeThresholdBytes: number(BYTES, {
     name: "TAR_SIZE_THRESHOLD",
     help: "backup-push: a part is closed once it holds this much content; one file is never split",
     initial: 256 * MiB,
     min: 1 * MiB,
     max: 64 * GiB,
   }),
-  diskRateLimit: bytes({
+  diskRateLimit: number(BYTES, {
     name: "DISK_RATE_LIMIT",
     flag: "cluster-read-rate-limit",
     help: "backup-push: read the data directory at no more than this many bytes a second; 0 for as fast as it goes",
@@ -208,7 +244,7 @@ export const SETTINGS = {
     min: 0,
     max: 1024 * GiB,
   }),
-  networkRateLimit: bytes({
+  networkRateLimit: number(BYTES, {
     name: "NETWORK_RATE_LIMIT",
     flag: "network-rate-limit",
     help: "backup-push: send parts at no more than this many bytes a second on average; 0 for as fast as it goes. WAL is never held back",
@@ -228,7 +264,7 @@ export const SETTINGS = {
     help: "backup-push: what damaged pages do. report: they are logged as errors and noted in the backup; fail: also, exit with 65, and the backup is listed nevertheless",
     initial: "report",
   }),
-  archiveTimeoutMs: duration({
+  archiveTimeoutMs: number(DURATION, {
     name: "ARCHIVE_TIMEOUT",
     help: "backup-push: wait this long for PostgreSQL to archive the WAL that the backup needs",
     initial: 10 * MINUTE,
@@ -240,7 +276,7 @@ export const SETTINGS = {
     flag: "scratch",
     help: "verify --drill: the backup is restored into a directory of its own in this one; /var/tmp if not set",
   }),
-  drillTimeoutMs: duration({
+  drillTimeoutMs: number(DURATION, {
     name: "DRILL_TIMEOUT",
     help: "verify --drill: give up after this long, restore, replay and checks together",
     initial: 24 * HOUR,
@@ -279,66 +315,87 @@ const REFUSED: ReadonlyMap<RegExp, string> = new Map([
 /** WALB_ variables that are not settings: used by install.sh. */
 const OTHER_VARIABLES = ["WALB_INSTALL_URL"];
 
+const PREFIXES = ["WALB_", "WALG_", "WALE_"];
+
+/** Of a setting, in the order in which they are looked at. */
+export function variablesOf(name: SettingName): readonly string[] {
+  const { name: own, aws = [] }: Words = SETTINGS[name];
+  return [...PREFIXES.map((prefix) => prefix + own), ...aws];
+}
+
+/** How the initial value is written; undefined when there is none. */
+export function initialTextOf(name: SettingName): string | undefined {
+  const row: Row<unknown> = SETTINGS[name];
+  return row.initial === undefined ? undefined : row.show(row.initial);
+}
+
+export const SETTING_NAMES = Object.keys(SETTINGS) as readonly SettingName[];
+
+/** Of the variables that begin with WALG_ and WALE_, it has the one with WALB_. */
+const SETTING_OF_VARIABLE = new Map<string, SettingName>();
+for (const name of SETTING_NAMES) {
+  const row: Words = SETTINGS[name];
+  SETTING_OF_VARIABLE.set(`WALB_${row.name}`, name);
+  for (const variable of row.aws ?? []) SETTING_OF_VARIABLE.set(variable, name);
+}
+
 /**
+ * Goes through what is given, not through all that could be: wal-fetch is started for every segment, and JavaScriptCore starts
+ * threads that compile as soon as one function has been called some thirty times, which took 2 of its 19 ms.
+ *
  * @param flags  as given on the command line, by setting; a flag beats every variable
  * @throws UsageError  names the flag or variable that was wrong, the text found there, and what is allowed
  */
 export function loadSettings(flags: Partial<Record<SettingName, string>>, env: Environment): Settings {
-  refuseUnknownVariables(env);
-  const resolve = (name: SettingName) => {
-    const row: Row<unknown> = SETTINGS[name];
-    const found = whereFound(name, flags, env);
-    if (found === undefined) return row.initial;
-    try {
-      return row.parse(found.text);
-    } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
-      const shown = row.secret ? "a value that is not allowed" : `"${found.text}"`;
-      throw new UsageError(`${found.place} is ${shown}`, { hint: `Allowed: ${row.allowed}.` });
-    }
-  };
-  const names = Object.keys(SETTINGS) as SettingName[];
-  return Object.freeze(Object.fromEntries(names.map((name) => [name, resolve(name)]))) as Settings;
-}
-
-function whereFound(name: SettingName, flags: Partial<Record<SettingName, string>>, env: Environment) {
-  const row: Row<unknown> = SETTINGS[name];
-  const flag = flags[name];
-  if (flag !== undefined) return { place: `--${row.flag ?? name}`, text: flag };
-  for (const variable of row.variables) {
-    const text = env[variable];
-    if (text !== undefined && text !== "") return { place: variable, text };
+  const inEnvironment = settingsIn(env);
+  const settings: Partial<Record<SettingName, unknown>> = {};
+  for (const name of SETTING_NAMES) {
+    const isGiven = flags[name] !== undefined || inEnvironment.has(name);
+    settings[name] = isGiven ? parsed(name, flags, env) : SETTINGS[name].initial;
   }
-  return undefined;
+  return Object.freeze(settings) as Settings;
 }
 
-function refuseUnknownVariables(env: Environment): void {
+/** @throws UsageError  for a variable that asks for what there is not */
+function settingsIn(env: Environment): ReadonlySet<SettingName> {
+  const found = new Set<SettingName>();
   for (const [variable, value] of Object.entries(env)) {
     if (value === undefined || value === "") continue;
-    for (const [pattern, why] of REFUSED) {
-      if (pattern.test(variable)) throw new UsageError(`cannot honour ${variable}`, { hint: why });
-    }
-    if (variable.startsWith("WALB_") && !isKnown(variable)) {
-      throw new UsageError(`unknown setting ${variable}`, {
-        hint: 'See "wal-b --help" and docs/settings.md for those there are.',
-      });
-    }
+    const isOurs = PREFIXES.includes(variable.slice(0, 5));
+    const name = SETTING_OF_VARIABLE.get(isOurs ? `WALB_${variable.slice(5)}` : variable);
+    if (name !== undefined) found.add(name);
+    else if (isOurs || variable.startsWith("YC_")) refuseUnknown(variable);
   }
+  return found;
 }
 
-const isKnown = (variable: string) =>
-  OTHER_VARIABLES.includes(variable) || Object.values(SETTINGS).some(({ variables }) => variables.includes(variable));
+function refuseUnknown(variable: string): void {
+  for (const [pattern, why] of REFUSED) {
+    if (pattern.test(variable)) throw new UsageError(`cannot honour ${variable}`, { hint: why });
+  }
+  if (!variable.startsWith("WALB_") || OTHER_VARIABLES.includes(variable)) return;
+  throw new UsageError(`unknown setting ${variable}`, {
+    hint: 'See "wal-b --help" and docs/settings.md for those there are.',
+  });
+}
 
-function row<Value>(
-  { name, flag, aws = [], help, secret }: Words,
-  parsing: Pick<Row<Value>, "parse" | "initial" | "allowed" | "initialText">,
-): Row<Value> {
-  const own = name === undefined ? [] : [`WALB_${name}`, `WALG_${name}`, `WALE_${name}`];
-  return { ...(flag && { flag }), ...(secret && { secret }), variables: [...own, ...aws], help, ...parsing };
+function parsed(name: SettingName, flags: Partial<Record<SettingName, string>>, env: Environment): unknown {
+  const row: Row<unknown> = SETTINGS[name];
+  const variable = variablesOf(name).find((each) => env[each]);
+  const [place, text] =
+    flags[name] === undefined ? [variable, env[variable ?? ""]] : [`--${row.flag ?? name}`, flags[name]];
+  if (text === undefined) return row.initial;
+  try {
+    return row.parse(text);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    const shown = row.secret ? "a value that is not allowed" : `"${text}"`;
+    throw new UsageError(`${place} is ${shown}`, { hint: `Allowed: ${row.allowed()}.` });
+  }
 }
 
 function text(words: Words): Row<string | undefined> {
-  return row(words, { parse: (text) => text, initial: undefined, allowed: "text" });
+  return { ...words, initial: undefined, parse: (text) => text, show: String, allowed: () => "text" };
 }
 
 function choice<const Value extends string>(
@@ -348,96 +405,23 @@ function choice<const Value extends string>(
 function choice<const Value extends string>(values: readonly Value[], words: Words): Row<Value | undefined>;
 function choice<const Value extends string>(
   values: readonly Value[],
-  { initial, ...words }: Words & { readonly initial?: Value },
+  words: Words & { readonly initial?: Value },
 ): Row<Value | undefined> {
   const parse = (text: string) => {
     const value = values.find((candidate) => candidate === text);
     if (value === undefined) throw new RangeError(text);
     return value;
   };
-  return row<Value | undefined>(words, {
-    parse,
-    initial,
-    allowed: values.join(", "),
-    ...(initial && { initialText: initial }),
-  });
+  return { initial: undefined, ...words, parse, show: String, allowed: () => values.join(", ") };
 }
 
-interface Bounds {
-  readonly initial: number;
-  readonly min: number;
-  readonly max: number;
-}
-
-function integer({ initial, min, max, ...words }: Words & Bounds): Row<number> {
-  return number(
-    words,
-    { initial, min, max },
-    { unitOf: () => 1, show: String, pattern: /^(\d+)$/, form: "a whole number" },
-  );
-}
-
-const BYTE_UNITS: Readonly<Record<string, number>> = { "": 1, B: 1, kB: KiB, KiB, MB: MiB, MiB, GB: GiB, GiB };
-
-/** PostgreSQL's memory units: kB, MB and GB are powers of 1024. */
-function bytes({ initial, min, max, ...words }: Words & Bounds): Row<number> {
-  const show = (n: number) => (n % GiB === 0 ? `${n / GiB}GB` : n % MiB === 0 ? `${n / MiB}MB` : `${n}`);
-  return number(
-    words,
-    { initial, min, max },
-    {
-      unitOf: (unit) => BYTE_UNITS[unit],
-      show,
-      pattern: /^(\d+)\s*(|B|kB|KiB|MB|MiB|GB|GiB)$/,
-      form: "a size in bytes, or with kB, MB, GB",
-    },
-  );
-}
-
-const TIME_UNITS: Readonly<Record<string, number>> = { "": SECOND, ms: 1, s: SECOND, min: MINUTE, h: HOUR };
-
-/** PostgreSQL's time units; a bare number is seconds. */
-function duration({ initial, min, max, ...words }: Words & Bounds): Row<number> {
-  const show = (n: number) =>
-    n === 0
-      ? "0"
-      : n % HOUR === 0
-        ? `${n / HOUR}h`
-        : n % MINUTE === 0
-          ? `${n / MINUTE}min`
-          : n % SECOND === 0
-            ? `${n / SECOND}s`
-            : `${n}ms`;
-  return number(
-    words,
-    { initial, min, max },
-    {
-      unitOf: (unit) => TIME_UNITS[unit],
-      show,
-      pattern: /^(\d+)\s*(|ms|s|min|h)$/,
-      form: "a time in seconds, or with ms, s, min, h",
-    },
-  );
-}
-
-interface NumberForm {
-  readonly pattern: RegExp;
-  readonly form: string;
-  unitOf(unit: string): number | undefined;
-  show(value: number): string;
-}
-
-function number(words: Words, { initial, min, max }: Bounds, { pattern, form, unitOf, show }: NumberForm): Row<number> {
+function number({ pattern, units, help, show }: NumberForm, words: Words & Bounds): Row<number> {
+  const { min, max } = words;
   const parse = (text: string) => {
     const [, digits, unit = ""] = pattern.exec(text.trim()) ?? [];
-    const value = Number(digits ?? Number.NaN) * (unitOf(unit) ?? Number.NaN);
+    const value = Number(digits ?? Number.NaN) * (units[unit] ?? Number.NaN);
     if (!(value >= min && value <= max)) throw new RangeError(text);
     return value;
   };
-  return row(words, {
-    parse,
-    initial,
-    initialText: show(initial),
-    allowed: `${form}, from ${show(min)} to ${show(max)}`,
-  });
+  return { ...words, parse, show, allowed: () => `${help}, from ${show(min)} to ${show(max)}` };
 }

@@ -7,7 +7,7 @@ import { parsePlainWords } from "../../src/cli/plain-words.ts";
 import { parseCustomerKey, parseEndpoint, parsePrefix } from "../../src/cli/prefix.ts";
 import { allCommands, GLOBAL_OPTIONS } from "../../src/cli/program.ts";
 import { readEnvdir } from "../../src/config/envdir.ts";
-import { loadSettings, SETTINGS } from "../../src/config/settings.ts";
+import { loadSettings, SETTING_NAMES, variablesOf } from "../../src/config/settings.ts";
 import { UsageError } from "../../src/errors.ts";
 import { isOfRecovery, quoteValue, settingOfLine, withRecoverySettings } from "../../src/postgres/auto-conf.ts";
 import { libpqSettings } from "../../src/postgres/libpq-settings.ts";
@@ -27,7 +27,7 @@ const variable = (random: Random, values: readonly string[] = []) =>
     "\0",
     "",
   );
-const VARIABLES = [...new Set(Object.values(SETTINGS).flatMap(({ variables }) => variables))];
+const VARIABLES = [...new Set(SETTING_NAMES.flatMap(variablesOf))];
 const PG_VARIABLES = [
   "HOST",
   "HOSTADDR",

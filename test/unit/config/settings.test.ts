@@ -1,5 +1,12 @@
 import { describe, expect, test } from "bun:test";
-import { loadSettings, SETTINGS, type SettingName } from "../../../src/config/settings.ts";
+import {
+  initialTextOf,
+  loadSettings,
+  SETTING_NAMES,
+  SETTINGS,
+  type SettingName,
+  variablesOf,
+} from "../../../src/config/settings.ts";
 import { type Failure, textOf, UsageError } from "../../../src/errors.ts";
 
 const MiB = 2 ** 20;
@@ -81,12 +88,19 @@ describe("loadSettings()", () => {
   });
 
   test("an unknown WALB_ variable is an error, those of other tools are not", () => {
-    expect(failureOf(() => loadSettings({}, { WALB_S3_PREFX: "s3://typo" })).message).toBe(
-      "unknown setting WALB_S3_PREFX",
-    );
+    // The second is AWS's own name behind our prefix.
+    for (const variable of ["WALB_S3_PREFX", "WALB_AWS_REGION"])
+      expect(failureOf(() => loadSettings({}, { [variable]: "typo" })).message).toBe(`unknown setting ${variable}`);
     loadSettings(
       {},
-      { WALG_S3_PREFX: "x", WALE_UNKNOWN: "x", WALB_INSTALL_URL: "https://x", WALB_EMPTY: "", PATH: "/bin" },
+      {
+        WALG_S3_PREFX: "x",
+        WALE_UNKNOWN: "x",
+        AWS_UNKNOWN: "x",
+        WALB_INSTALL_URL: "https://x",
+        WALB_EMPTY: "",
+        PATH: "/bin",
+      },
     );
   });
 
@@ -106,9 +120,9 @@ describe("loadSettings()", () => {
   });
 
   test("no message shows the value of a secret setting", () => {
-    for (const [name, row] of Object.entries(SETTINGS)) {
-      if (!("secret" in row) || row.secret !== true) continue;
-      for (const variable of row.variables) {
+    for (const name of SETTING_NAMES) {
+      if (SETTINGS[name].secret !== true) continue;
+      for (const variable of variablesOf(name)) {
         try {
           loadSettings({}, { [variable]: "S3CR3T\n" });
         } catch (error) {
@@ -116,18 +130,19 @@ describe("loadSettings()", () => {
         }
       }
     }
-    expect(Object.values(SETTINGS).filter((row) => "secret" in row).length).toBeGreaterThanOrEqual(3);
+    expect(Object.values(SETTINGS).filter((row) => row.secret).length).toBeGreaterThanOrEqual(3);
   });
 });
 
 test("every initial value is one that could be given", () => {
-  for (const [name, row] of Object.entries(SETTINGS)) {
-    if (row.initialText !== undefined) expect([name, row.parse(row.initialText)]).toEqual([name, row.initial]);
+  for (const name of SETTING_NAMES) {
+    const [row, text] = [SETTINGS[name], initialTextOf(name)];
+    if (text !== undefined) expect([name, row.parse(text)]).toEqual([name, row.initial]);
   }
 });
 
 test("no variable belongs to two settings", () => {
-  const all = Object.values(SETTINGS).flatMap(({ variables }) => variables);
+  const all = SETTING_NAMES.flatMap(variablesOf);
   expect(new Set(all).size).toBe(all.length);
 });
 
