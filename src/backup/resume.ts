@@ -11,9 +11,10 @@ import { BACKUP_MANIFEST } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
-import { destinationError, TEMPORARY_FILE } from "../system/atomic-file.ts";
+import { destinationError } from "../system/atomic-file.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import type { Progress } from "../system/progress.ts";
+import { TEMPORARY_NAME } from "../system/temporary-name.ts";
 import type { PartOfBackup } from "./contents.ts";
 import { type InterruptedRestore, MARKER_DIRECTORY, type UnpackedPart } from "./restore-marker.ts";
 import type { TargetPlan } from "./target.ts";
@@ -80,7 +81,7 @@ export async function examineTarget(
   for await (const { path, place, kind } of filesOf(plan)) {
     const wanted = expected.get(path === PG_CONTROL_UNTIL_COMPLETE ? PG_CONTROL_PATH : path);
     if (kind === "file" && wanted !== undefined) toCompare.push({ path, place, wanted });
-    else if (kind === "file" && (MADE_BY_RESTORE.has(path) || TEMPORARY_FILE.test(path))) leftOver.push(place);
+    else if (kind === "file" && (MADE_BY_RESTORE.has(path) || path.startsWith(TEMPORARY_NAME))) leftOver.push(place);
     else foreign.push(path);
   }
   if (foreign.length > 0) throw foreignFiles(plan.target, foreign);

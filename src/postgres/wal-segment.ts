@@ -49,14 +49,12 @@ const HISTORY = /^([0-9A-F]{8})\.history$/;
 
 /** The name of a file in pg_wal → what it is; undefined for any other name, also one in lower case. */
 export function parseWalFile(name: string): WalFile | undefined {
-  const history = HISTORY.exec(name);
-  if (history) {
-    const timeline = hex(history[1]);
+  const match = SEGMENT.exec(name);
+  if (!match) {
+    const timeline = hex(HISTORY.exec(name)?.[1]);
     return timeline > 0 ? { kind: "history", name, timeline } : undefined;
   }
 
-  const match = SEGMENT.exec(name);
-  if (!match) return undefined;
   const position = { timeline: hex(match[1]), log: hex(match[2]), segment: hex(match[3]) };
   if (position.timeline === 0 || position.segment >= MAX_SEGMENTS_PER_LOG) return undefined;
   if (match[4] === undefined) return { kind: "segment", name, ...position };

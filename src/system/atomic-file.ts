@@ -2,6 +2,7 @@
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { DestinationError, reasonOf, systemCodeOf } from "../errors.ts";
+import { TEMPORARY_NAME } from "./temporary-name.ts";
 import { writeFully } from "./write-fully.ts";
 
 export interface AtomicFileOptions {
@@ -10,9 +11,6 @@ export interface AtomicFileOptions {
   /** "durable" fsyncs the file before it gets its name, and the directory after. */
   readonly durability: "durable" | "left to PostgreSQL";
 }
-
-/** What a killed process leaves. */
-export const TEMPORARY_FILE = /^xlogtemp\.walb\./;
 
 /**
  * Writes beside the destination and renames over it.
@@ -35,12 +33,7 @@ export async function writeFileAtomically(
   await told(file.publish(destination, durability));
 }
 
-/**
- * A file on its way to its name. There is none before the first write; disposing it before publish() removes it.
- *
- * The temporary name begins as PostgreSQL's own temporary files in pg_wal do: a server that starts removes what a killed
- * command left there (xlog.c, RemoveTempXlogFiles).
- */
+/** A file on its way to its name. There is none before the first write; disposing it before publish() removes it. */
 export class AtomicFile implements AsyncDisposable {
   readonly #path: string;
   readonly #mode: number;
@@ -50,7 +43,7 @@ export class AtomicFile implements AsyncDisposable {
 
   /** @param directory  on the file system of the destination */
   constructor(directory: string, mode: number) {
-    this.#path = join(directory, `xlogtemp.walb.${crypto.randomUUID()}`);
+    this.#path = join(directory, TEMPORARY_NAME + crypto.randomUUID());
     this.#mode = mode;
   }
 

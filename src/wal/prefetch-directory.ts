@@ -29,8 +29,8 @@ import { dirname, join } from "node:path";
 import { DestinationError, systemCodeOf } from "../errors.ts";
 import { isProcessRunning } from "../postgres/postmaster-pid.ts";
 import { parseWalFile, type WalSegment } from "../postgres/wal-segment.ts";
-import { AtomicFile, TEMPORARY_FILE } from "../system/atomic-file.ts";
 import { readFully } from "../system/read-fully.ts";
+import { TEMPORARY_NAME } from "../system/temporary-name.ts";
 
 const POSITION = "position";
 const PREFETCHER = "prefetcher";
@@ -40,8 +40,11 @@ const READY = /^([0-9A-F]{24})\.([0-9a-f]{16})$/;
 /** A prefetcher that has not touched its file for this long is dead, whoever has its number now. */
 const DEAD_AFTER_MS = 5_000;
 const POLL_MS = 5;
-/** Small, so that reading uses the same memory again: fresh memory for a whole segment costs more than the hash. */
-const HASHED_AT_ONCE = 256 * 1024;
+/**
+ * Small, so that reading uses the same memory again: fresh memory for a whole segment costs more than the hash. Large enough for a
+ * segment to come in fewer than thirty pieces: loadSettings() says why.
+ */
+const HASHED_AT_ONCE = 1024 * 1024;
 
 export class PrefetchDirectory {
   readonly path: string;
@@ -93,6 +96,7 @@ export class PrefetchDirectory {
       if (systemCodeOf(error) !== "EXDEV") throw error;
     }
     // The directory was moved to another file system by its setting.
+    const { AtomicFile } = await import("../system/atomic-file.ts");
     await using copy = new AtomicFile(dirname(destination), 0o600);
     const hash = this.#hashOf(segment);
     for (const piece of piecesOfFile(path)) {
@@ -194,6 +198,7 @@ export class PrefetchDirectory {
 
   /** @param pieces  verified when the last has come; why they do not come is passed on */
   async put(segment: string, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+    const { AtomicFile } = await import("../system/atomic-file.ts");
     await using file = new AtomicFile(this.path, 0o600);
     const hash = this.#hashOf(segment);
     for await (const piece of pieces) {
@@ -217,7 +222,7 @@ export class PrefetchDirectory {
   }
 
   #isAbandoned(name: string): boolean {
-    if (!TEMPORARY_FILE.test(name)) return false;
+    if (!name.startsWith(TEMPORARY_NAME)) return false;
     const found = statSync(join(this.path, name), { throwIfNoEntry: false });
     return found !== undefined && Date.now() - found.mtimeMs > DEAD_AFTER_MS;
   }
