@@ -5,12 +5,14 @@
  * for what nobody caught, which is 1 and means "no such WAL" to recovery.
  */
 import { writeSync } from "node:fs";
-import { constants } from "node:os";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
 import { DestinationError, exitCodeOf, InterruptedError, NotFoundError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
 import { wasClosedAtStart } from "./system/standard-stream.ts";
 import { StatusLine } from "./system/status-line.ts";
+
+/** Their numbers are the same everywhere (POSIX, kill); node:os, which knows them too, takes 0.2 ms to load. */
+const STOPPED_BY = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 };
 
 const words = process.argv.slice(2);
 const stop = new AbortController();
@@ -22,8 +24,8 @@ const statusLine = new StatusLine(
 
 // PostgreSQL expects 128 + signal from a command it interrupted. A plain 1 from restore_command would read as "end of
 // archive" (PostgreSQL, xlogarchive.c, RestoreArchivedFile).
-for (const name of ["SIGHUP", "SIGINT", "SIGTERM", "SIGQUIT"] as const) {
-  process.once(name, () => stop.abort(new InterruptedError(name, constants.signals[name])));
+for (const [name, number] of Object.entries(STOPPED_BY)) {
+  process.once(name, () => stop.abort(new InterruptedError(name, number)));
 }
 
 // A rejection nobody awaited would otherwise exit 1.
