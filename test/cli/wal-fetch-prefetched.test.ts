@@ -79,6 +79,16 @@ describe("a hit", () => {
     expect(stdout).toContain("wal-b");
     expect(stdout).not.toMatch(/\.node\b|socket:/);
   });
+
+  test("calls nothing so often that it is compiled, on threads that would be started for it", async () => {
+    await using site = await recoveringSite();
+    await prefetch(site, UNREACHABLE, name(2), 16 * MiB);
+    const env = { WALB_FILE_PREFIX: undefined, ...UNREACHABLE, BUN_JSC_reportCompileTimes: "1" };
+    const { stdout, stderr } = await site.walb(["wal-fetch", name(2), DESTINATION], { env });
+    expect(stderr).toContain("prefetched");
+    // One is Bun's own, in loading node:fs.
+    expect(`${stdout}${stderr}`.split("\n").filter((line) => line.startsWith("Optimized ")).length).toBeLessThan(3);
+  });
 });
 
 test("another repository's segment is not taken, and the right one is fetched", async () => {
