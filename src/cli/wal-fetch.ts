@@ -1,6 +1,7 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
 import { dirname, resolve } from "node:path";
 import { Failure, NotFoundError } from "../errors.ts";
+import { readSystemIdentifier } from "../postgres/pg-control.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { prefetcherFor } from "./prefetcher.ts";
@@ -41,7 +42,7 @@ export const walFetch: Command = {
       import("../wal/fetch.ts"),
     ]);
     await using repository = await openRepository(withDeadline(context, destination));
-    const systemIdentifier = await systemIdentifierBeside(destination);
+    const systemIdentifier = systemIdentifierBeside(destination);
     try {
       await fetchWal(name, destination, {
         archive: repository.archive,
@@ -78,10 +79,9 @@ function withDeadline(context: CommandContext, destination: string): CommandCont
 }
 
 /** Of the data directory that the destination is in; undefined when it is in none. */
-async function systemIdentifierBeside(destination: string): Promise<bigint | undefined> {
-  const { readPgControl } = await import("../postgres/pg-control.ts");
+function systemIdentifierBeside(destination: string): bigint | undefined {
   try {
-    return (await readPgControl(dirname(dirname(destination)))).systemIdentifier;
+    return readSystemIdentifier(dirname(dirname(destination)));
   } catch (error) {
     if (error instanceof Failure) return undefined;
     throw error;

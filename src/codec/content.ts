@@ -4,9 +4,7 @@
  * Any zstd reader takes the object as it is. Memory: an encoder or a decoding stream holds at most `framesInFlight` frames
  * and their content.
  */
-import { createZstdDecompress } from "node:zlib";
-import { IntegrityError, reasonOf } from "../errors.ts";
-import { drainedOrClosed } from "./drained.ts";
+import { IntegrityError } from "../errors.ts";
 import type { Zstd } from "./zstd.ts";
 import { type FrameHeader, FrameWalker } from "./zstd-frames.ts";
 
@@ -216,33 +214,10 @@ async function* observed(
   }
 }
 
-/** Decompresses frames of any form as a stream; verifies their checksums, but not that the last one is complete. */
+/** node:zlib takes 3 ms to load, and frames of this form only other tools write. */
 async function* inflate(source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  const decompressor = createZstdDecompress();
-  const feeding = feed(source, decompressor);
-  // A failure of the source is thrown below, after what the decompressor still had.
-  feeding.catch((error: unknown) => decompressor.destroy(error instanceof Error ? error : new Error(String(error))));
-  try {
-    for await (const content of decompressor) yield content as Uint8Array;
-  } catch (cause) {
-    await feeding;
-    throw new IntegrityError("a zstd frame is damaged", { detail: `${reasonOf(cause)}.`, cause });
-  } finally {
-    decompressor.destroy();
-  }
-  await feeding;
-}
-
-async function feed(
-  source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
-  decompressor: ReturnType<typeof createZstdDecompress>,
-): Promise<void> {
-  for await (const piece of source) {
-    // What is destroyed neither drains nor closes once more: waiting for it would never end.
-    if (decompressor.destroyed) return;
-    if (!decompressor.write(piece)) await drainedOrClosed(decompressor);
-  }
-  decompressor.end();
+  const { inflateFrames } = await import("./inflate.ts");
+  yield* inflateFrames(source);
 }
 
 function iteratorOf(source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): AsyncIterator<Uint8Array> {

@@ -80,6 +80,9 @@ export interface ArchivedWal extends Partial<WalObject> {
 /** Frames that are read or compressed at once: two for each processor keep it busy while the next is read. */
 const FRAMES_AT_ONCE = Math.min(16, 2 * availableParallelism());
 
+/** Frames that are decompressed at once: as many for the same reason, each into new memory, and several segments side by side. */
+const DECOMPRESSED_AT_ONCE = Math.min(8, FRAMES_AT_ONCE);
+
 /** A larger file is an upload in parts: compressed as a whole it would take as much memory as it has bytes. */
 const MAX_WHOLE_BYTES = 32 * 2 ** 20;
 
@@ -229,7 +232,7 @@ async function* contentOf(
   zstd: () => Promise<Zstd>,
 ): AsyncGenerator<Uint8Array, void, undefined> {
   if (!key.endsWith(CONTENT_SUFFIX)) return yield* chunks;
-  for await (const piece of decodeStream(chunks, await zstd(), { framesInFlight: 8 })) {
+  for await (const piece of decodeStream(chunks, await zstd(), { framesInFlight: DECOMPRESSED_AT_ONCE })) {
     yield piece;
     releaseContent(piece);
   }
