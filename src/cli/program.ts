@@ -147,13 +147,19 @@ function environmentOf(words: ParsedWords, edge: ProgramEdge) {
   if (typeof envdir !== "string") return { env: edge.env, warn: [] };
   const { variables, readableByOthers } = readEnvdir(envdir);
   edge.adoptVariables(variables);
-  const warn = readableByOthers.filter((path) => isSecret(path.slice(path.lastIndexOf("/") + 1)));
+  if (readableByOthers.length === 0) return { env: { ...edge.env, ...variables }, warn: [] };
+  const secrets = secretVariables();
+  const warn = readableByOthers.filter((path) => secrets.has(path.slice(path.lastIndexOf("/") + 1)));
   return { env: { ...edge.env, ...variables }, warn };
 }
 
-const isSecret = (variable: string) =>
-  variable === "PGPASSWORD" ||
-  SETTING_NAMES.some((name) => SETTINGS[name].secret === true && variablesOf(name).includes(variable));
+function secretVariables(): ReadonlySet<string> {
+  const secret = new Set(["PGPASSWORD"]);
+  for (const name of SETTING_NAMES) {
+    if (SETTINGS[name].secret) for (const variable of variablesOf(name)) secret.add(variable);
+  }
+  return secret;
+}
 
 /** A flag as it was given, for a process that is to see the same. */
 function flagAgain(name: string, value: unknown): readonly string[] {

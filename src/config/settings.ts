@@ -315,12 +315,10 @@ const REFUSED: ReadonlyMap<RegExp, string> = new Map([
 /** WALB_ variables that are not settings: used by install.sh. */
 const OTHER_VARIABLES = ["WALB_INSTALL_URL"];
 
-const PREFIXES = ["WALB_", "WALG_", "WALE_"];
-
 /** Of a setting, in the order in which they are looked at. */
 export function variablesOf(name: SettingName): readonly string[] {
   const { name: own, aws = [] }: Words = SETTINGS[name];
-  return [...PREFIXES.map((prefix) => prefix + own), ...aws];
+  return [`WALB_${own}`, `WALG_${own}`, `WALE_${own}`, ...aws];
 }
 
 /** How the initial value is written; undefined when there is none. */
@@ -331,7 +329,9 @@ export function initialTextOf(name: SettingName): string | undefined {
 
 export const SETTING_NAMES = Object.keys(SETTINGS) as readonly SettingName[];
 
-/** Of the variables that begin with WALG_ and WALE_, it has the one with WALB_. */
+const PREFIXES = ["WALB_", "WALG_", "WALE_"];
+
+/** WALB_X also stands for WALG_X and WALE_X. */
 const SETTING_OF_VARIABLE = new Map<string, SettingName>();
 for (const name of SETTING_NAMES) {
   const row: Words = SETTINGS[name];
@@ -340,8 +340,8 @@ for (const name of SETTING_NAMES) {
 }
 
 /**
- * Goes through what is given, not through all that could be: wal-fetch is started for every segment, and JavaScriptCore starts
- * threads that compile as soon as one function has been called some thirty times, which took 2 of its 19 ms.
+ * Goes through what is given, not through all that could be: wal-fetch is started for every segment, and JavaScriptCore compiles
+ * what is called some thirty times, on threads that it starts for it (docs/decisions/0014-prefetch-hit.md).
  *
  * @param flags  as given on the command line, by setting; a flag beats every variable
  * @throws UsageError  names the flag or variable that was wrong, the text found there, and what is allowed
@@ -356,7 +356,7 @@ export function loadSettings(flags: Partial<Record<SettingName, string>>, env: E
   return Object.freeze(settings) as Settings;
 }
 
-/** @throws UsageError  for a variable that asks for what there is not */
+/** @throws UsageError  for a variable that wal-b does not know, or cannot honour */
 function settingsIn(env: Environment): ReadonlySet<SettingName> {
   const found = new Set<SettingName>();
   for (const [variable, value] of Object.entries(env)) {
@@ -364,12 +364,12 @@ function settingsIn(env: Environment): ReadonlySet<SettingName> {
     const isOurs = PREFIXES.includes(variable.slice(0, 5));
     const name = SETTING_OF_VARIABLE.get(isOurs ? `WALB_${variable.slice(5)}` : variable);
     if (name !== undefined) found.add(name);
-    else if (isOurs || variable.startsWith("YC_")) refuseUnknown(variable);
+    else if (isOurs || variable.startsWith("YC_")) checkUnknown(variable);
   }
   return found;
 }
 
-function refuseUnknown(variable: string): void {
+function checkUnknown(variable: string): void {
   for (const [pattern, why] of REFUSED) {
     if (pattern.test(variable)) throw new UsageError(`cannot honour ${variable}`, { hint: why });
   }
@@ -381,10 +381,8 @@ function refuseUnknown(variable: string): void {
 
 function parsed(name: SettingName, flags: Partial<Record<SettingName, string>>, env: Environment): unknown {
   const row: Row<unknown> = SETTINGS[name];
-  const variable = variablesOf(name).find((each) => env[each]);
-  const [place, text] =
-    flags[name] === undefined ? [variable, env[variable ?? ""]] : [`--${row.flag ?? name}`, flags[name]];
-  if (text === undefined) return row.initial;
+  const flag = flags[name];
+  const [place, text] = flag === undefined ? firstOf(variablesOf(name), env) : [`--${row.flag ?? name}`, flag];
   try {
     return row.parse(text);
   } catch (error) {
@@ -392,6 +390,14 @@ function parsed(name: SettingName, flags: Partial<Record<SettingName, string>>, 
     const shown = row.secret ? "a value that is not allowed" : `"${text}"`;
     throw new UsageError(`${place} is ${shown}`, { hint: `Allowed: ${row.allowed()}.` });
   }
+}
+
+function firstOf(variables: readonly string[], env: Environment): readonly [variable: string, text: string] {
+  for (const variable of variables) {
+    const text = env[variable];
+    if (text) return [variable, text];
+  }
+  throw new Error(`none of ${variables.join(", ")} is set`);
 }
 
 function text(words: Words): Row<string | undefined> {

@@ -80,7 +80,7 @@ export interface ArchivedWal extends Partial<WalObject> {
 /** Frames that are read or compressed at once: two for each processor keep it busy while the next is read. */
 const FRAMES_AT_ONCE = Math.min(16, 2 * availableParallelism());
 
-/** Frames that are decompressed at once: as many for the same reason, each into new memory, and several segments side by side. */
+/** At most eight: each is decompressed into new memory, and several segments are read side by side. */
 const DECOMPRESSED_AT_ONCE = Math.min(8, FRAMES_AT_ONCE);
 
 /** A larger file is an upload in parts: compressed as a whole it would take as much memory as it has bytes. */

@@ -42,7 +42,7 @@ const DEAD_AFTER_MS = 5_000;
 const POLL_MS = 5;
 /**
  * Small, so that reading uses the same memory again: fresh memory for a whole segment costs more than the hash. Large enough for a
- * segment to come in fewer than thirty pieces: loadSettings() says why.
+ * segment of 16 MiB to come in fewer than thirty pieces (docs/decisions/0014-prefetch-hit.md).
  */
 const HASHED_AT_ONCE = 1024 * 1024;
 

@@ -10,6 +10,7 @@ import { random } from "../support/random.ts";
 import { answer, EMPTY_LIST, type Script, s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
 import { compressed, onSmallDisk, Site } from "../support/site.ts";
 import { historyContent, MiB, walContent } from "../support/wal-content.ts";
+import { controlFile } from "../unit/postgres/control-file.ts";
 
 const A = "000000010000000000000001";
 const B = "000000010000000000000002";
@@ -343,10 +344,14 @@ describe("an archived object that is damaged is never put in place", () => {
   const content = Uint8Array.from([...walContent(B).subarray(0, 8192), ...random(SEED).bytes(MiB - 8192)]);
   const good = compressed(content);
 
-  async function expectRefused(stored: string, body: Uint8Array, options: { control?: boolean } = {}): Promise<string> {
+  async function expectRefused(
+    stored: string,
+    body: Uint8Array,
+    options: { control?: Uint8Array } = {},
+  ): Promise<string> {
     await using site = await Site.create();
     await site.write("recovery.signal");
-    if (options.control) await site.control();
+    if (options.control) await site.write("global/pg_control", options.control);
     const path = await site.store(stored, body);
     const before = await site.listing();
     const result = await site.walb(["wal-fetch", B, DESTINATION]);
@@ -412,10 +417,11 @@ describe("an archived object that is damaged is never put in place", () => {
     expect(stderr.replace(/file:\/\/\S+\.zst/, "DIR")).toContain(`\n  DETAIL: ${detail}`);
   });
 
-  test("another cluster's segment: both system identifiers are named", async () => {
-    const stderr = await expectRefused(`${B}.zst`, compressed(walContent(B, { systemIdentifier: 42n })), {
-      control: true,
-    });
+  test.each([
+    ["of this release", controlFile()],
+    ["of a release that is not known yet", controlFile({ controlVersion: 9900 })],
+  ])("another cluster's segment: both system identifiers are named, with a pg_control %s", async (_, control) => {
+    const stderr = await expectRefused(`${B}.zst`, compressed(walContent(B, { systemIdentifier: 42n })), { control });
     expect(stderr).toStartWith(`wal-b: ERROR: archived "${B}" is of another cluster\n`);
     expect(stderr).toContain("is of the cluster with system identifier 42; this one has 7420325342344323423.\n");
   });

@@ -5,7 +5,7 @@ import { DestinationError } from "../../../src/errors.ts";
 import { PrefetchDirectory } from "../../../src/wal/prefetch-directory.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
 import { waitFor } from "../../support/wait-for.ts";
-import { piecesOf, walContent } from "../../support/wal-content.ts";
+import { MiB, piecesOf, walContent } from "../../support/wal-content.ts";
 
 const A = "000000010000000000000001";
 const B = "000000010000000000000002";
@@ -49,19 +49,18 @@ describe("take()", () => {
 
   test.each([
     ["a flipped bit", (bytes: Uint8Array) => bytes.with(700_000, (bytes[700_000] ?? 0) ^ 1)],
+    ["a flipped bit behind the first MiB", (bytes: Uint8Array) => bytes.with(2 * MiB, (bytes[2 * MiB] ?? 0) ^ 1)],
     ["a flipped bit in the last byte", (bytes: Uint8Array) => bytes.with(-1, (bytes.at(-1) ?? 0) ^ 1)],
     ["a missing end", (bytes: Uint8Array) => bytes.subarray(0, -1)],
     ["a missing half, as after a crash", (bytes: Uint8Array) => bytes.subarray(0, bytes.byteLength / 2)],
     ["nothing", () => new Uint8Array()],
     ["more at its end", (bytes: Uint8Array) => Buffer.concat([bytes, bytes])],
-    [
-      "pieces in another order",
-      (bytes: Uint8Array) => Buffer.concat([bytes.subarray(2 ** 19), bytes.subarray(0, 2 ** 19)]),
-    ],
+    ["pieces in another order", (bytes: Uint8Array) => Buffer.concat([bytes.subarray(MiB), bytes.subarray(0, MiB)])],
   ])("discards a file with %s", async (_, damage) => {
     await using site = await setUp();
     site.directory.create(A);
-    await site.directory.put(A, piecesOf(walContent(A)));
+    // Hashed in several pieces, of which only the first differs.
+    await site.directory.put(A, piecesOf(walContent(A, { sizeBytes: 4 * MiB })));
     const path = join(site.path, await onlyReady(site.path));
     await writeFile(path, damage(new Uint8Array(await readFile(path))));
     expect(await site.directory.take(A, site.destination, 0)).toBe("damaged");
