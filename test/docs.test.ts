@@ -16,7 +16,7 @@ test("docs/settings.md has every setting", () => {
     const row = SETTINGS[name];
     const [first = "", ...others] = variablesOf(name);
     const flag = row.flag === undefined ? "" : `\`--${row.flag}\``;
-    return `| \`${first}\` | ${flag} | ${cell(row.help)}${"secret" in row && row.secret ? " (secret)" : ""} | ${cell(row.allowed())} | ${initialTextOf(name) ?? ""} | ${others.map((other) => `\`${other}\``).join(" ")} |`;
+    return `| \`${first}\` | ${flag} | ${cell(row.help)}${row.secret ? " (secret)" : ""} | ${cell(row.allowed())} | ${initialTextOf(name) ?? ""} | ${others.map((other) => `\`${other}\``).join(" ")} |`;
   });
   expectGolden(
     "docs/settings.md",

@@ -147,18 +147,15 @@ function environmentOf(words: ParsedWords, edge: ProgramEdge) {
   if (typeof envdir !== "string") return { env: edge.env, warn: [] };
   const { variables, readableByOthers } = readEnvdir(envdir);
   edge.adoptVariables(variables);
-  if (readableByOthers.length === 0) return { env: { ...edge.env, ...variables }, warn: [] };
-  const secrets = secretVariables();
-  const warn = readableByOthers.filter((path) => secrets.has(path.slice(path.lastIndexOf("/") + 1)));
-  return { env: { ...edge.env, ...variables }, warn };
+  return { env: { ...edge.env, ...variables }, warn: withSecrets(readableByOthers) };
 }
 
-function secretVariables(): ReadonlySet<string> {
-  const secret = new Set(["PGPASSWORD"]);
-  for (const name of SETTING_NAMES) {
-    if (SETTINGS[name].secret) for (const variable of variablesOf(name)) secret.add(variable);
-  }
-  return secret;
+/** @param paths  of an envdir's files, which have the names of variables */
+function withSecrets(paths: readonly string[]): readonly string[] {
+  if (paths.length === 0) return [];
+  const secrets = SETTING_NAMES.filter((name) => SETTINGS[name].secret).flatMap(variablesOf);
+  const variables = new Set(["PGPASSWORD", ...secrets]);
+  return paths.filter((path) => variables.has(path.slice(path.lastIndexOf("/") + 1)));
 }
 
 /** A flag as it was given, for a process that is to see the same. */

@@ -214,7 +214,7 @@ async function* observed(
   }
 }
 
-/** node:zlib takes 3 ms to load, and frames of this form only other tools write. */
+/** node:zlib takes 3 ms and more to load, and frames of this form only other tools write. */
 async function* inflate(source: Iterable<Uint8Array> | AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const { inflateFrames } = await import("./inflate.ts");
   yield* inflateFrames(source);

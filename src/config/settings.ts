@@ -350,8 +350,10 @@ export function loadSettings(flags: Partial<Record<SettingName, string>>, env: E
   const inEnvironment = settingsIn(env);
   const settings: Partial<Record<SettingName, unknown>> = {};
   for (const name of SETTING_NAMES) {
+    const row: Row<unknown> = SETTINGS[name];
     const isGiven = flags[name] !== undefined || inEnvironment.has(name);
-    settings[name] = isGiven ? parsed(name, flags, env) : SETTINGS[name].initial;
+    const given = isGiven ? whereGiven(name, flags, env) : undefined;
+    settings[name] = given === undefined ? row.initial : parsed(row, given);
   }
   return Object.freeze(settings) as Settings;
 }
@@ -379,10 +381,26 @@ function checkUnknown(variable: string): void {
   });
 }
 
-function parsed(name: SettingName, flags: Partial<Record<SettingName, string>>, env: Environment): unknown {
-  const row: Row<unknown> = SETTINGS[name];
+interface Given {
+  readonly place: string;
+  readonly text: string;
+}
+
+function whereGiven(
+  name: SettingName,
+  flags: Partial<Record<SettingName, string>>,
+  env: Environment,
+): Given | undefined {
   const flag = flags[name];
-  const [place, text] = flag === undefined ? firstOf(variablesOf(name), env) : [`--${row.flag ?? name}`, flag];
+  if (flag !== undefined) return { place: `--${(SETTINGS[name] as Words).flag ?? name}`, text: flag };
+  for (const variable of variablesOf(name)) {
+    const text = env[variable];
+    if (text !== undefined && text !== "") return { place: variable, text };
+  }
+  return undefined;
+}
+
+function parsed(row: Row<unknown>, { place, text }: Given): unknown {
   try {
     return row.parse(text);
   } catch (error) {
@@ -390,14 +408,6 @@ function parsed(name: SettingName, flags: Partial<Record<SettingName, string>>, 
     const shown = row.secret ? "a value that is not allowed" : `"${text}"`;
     throw new UsageError(`${place} is ${shown}`, { hint: `Allowed: ${row.allowed()}.` });
   }
-}
-
-function firstOf(variables: readonly string[], env: Environment): readonly [variable: string, text: string] {
-  for (const variable of variables) {
-    const text = env[variable];
-    if (text) return [variable, text];
-  }
-  throw new Error(`none of ${variables.join(", ")} is set`);
 }
 
 function text(words: Words): Row<string | undefined> {
