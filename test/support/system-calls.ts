@@ -3,12 +3,14 @@
  * see, or with a call that fails. What is on the disk while it is stopped is what kill -9 would leave.
  */
 import { spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { isProcessRunning } from "../../src/postgres/postmaster-pid.ts";
-import type { RunAs } from "./account.ts";
+import { giveTo, type RunAs } from "./account.ts";
 import { baseEnvironment, type ProgramResult, type RunOptions } from "./run-program.ts";
 import { ensureProgram } from "./system-packages.ts";
+import { temporaryDirectory } from "./temporary-directory.ts";
 import { waitFor } from "./wait-for.ts";
 
 /** Calls that make, name, remove or make durable what another process could find. */
@@ -38,31 +40,45 @@ export async function runInSteps(
   look: (stop: Stop) => Promise<"go on" | "kill">,
 ): Promise<ProgramResult & { readonly calls: readonly string[] }> {
   const set = calls.join(",");
-  const child = await spawnTraced([`trace=${set}`, `inject=${set}:signal=SIGSTOP`], command, { env, cwd, as });
-  const carriedOut: string[] = [];
+  await using directory = await temporaryDirectory();
+  await giveTo(as, directory.path);
+  const trace = join(directory.path, "trace");
+  const expressions = [`trace=${set}`, `inject=${set}:signal=SIGSTOP`];
+  const child = await spawnTraced(expressions, command, { env, cwd, as }, ["-o", trace]);
+  const linesSince = lineReader(trace);
   const wholeCall = callJoiner();
+  const carriedOut: string[] = [];
   let seen = 0;
   let killed: number | undefined;
-  let stopping = "";
-  let program: number | undefined;
 
-  for await (const line of createInterface({ input: child.trace })) {
-    const [, thread = "", text = ""] = LINE.exec(line) ?? [];
-    const call = wholeCall(line);
-    if (call !== undefined) carriedOut.push(call);
-    else if (text.startsWith("--- SIGSTOP {") && text.includes("SI_KERNEL")) stopping = thread;
-    else if (text === "--- stopped by SIGSTOP ---" && thread === stopping) {
-      stopping = "";
-      const calls = carriedOut.slice(seen);
-      seen = carriedOut.length;
-      program ??= processOf(thread);
-      const verdict = await look({ calls }).catch((error: unknown) => {
-        process.kill(program as number, "SIGKILL");
-        throw error;
-      });
-      if (verdict === "kill") killed = program;
-      process.kill(program, verdict === "kill" ? "SIGKILL" : "SIGCONT");
+  /** @returns the process that a line says was stopped */
+  const follow = (lines: readonly string[]): number | undefined => {
+    let stopped: string | undefined;
+    for (const line of lines) {
+      const call = wholeCall(line);
+      if (call !== undefined) carriedOut.push(call);
+      const [, thread, text] = LINE.exec(line) ?? [];
+      if (text === "--- stopped by SIGSTOP ---") stopped = thread;
     }
+    return stopped === undefined ? undefined : processOf(stopped);
+  };
+
+  for (let ended = false; !ended; ) {
+    // Asked before the lines are read: what is read behind its end is all there is.
+    ended = await Promise.race([child.ended.then(() => true), Bun.sleep(1).then(() => false)]);
+    const program = follow(linesSince());
+    if (program === undefined || killed !== undefined) continue;
+    await waitFor(() => areAllStopped(program, child.pid as number), { intervalMs: 1, what: "all threads to stop" });
+    // What other threads have done until then belongs to this stop, and to none behind it.
+    follow(linesSince());
+    const calls = carriedOut.slice(seen);
+    seen = carriedOut.length;
+    const verdict = await look({ calls }).catch((error: unknown) => {
+      process.kill(program, "SIGKILL");
+      throw error;
+    });
+    if (verdict === "kill") killed = program;
+    process.kill(program, verdict === "kill" ? "SIGKILL" : "SIGCONT");
   }
   const ended = await child.ended;
   if (killed === undefined) return { ...ended, calls: carriedOut };
@@ -71,12 +87,41 @@ export async function runInSteps(
   return { ...ended, exitCode: null, signal: "SIGKILL", calls: carriedOut };
 }
 
+/**
+ * A thread that made its call as another was being stopped returns behind that, and strace has yet to write what it did. It
+ * wakes before the thread is seen to be traced; asleep behind that, it has written everything.
+ *
+ * Source: proc_pid_stat(5): "t" is stopped by a tracer, "S" asleep.
+ */
+const areAllStopped = (program: number, strace: number): boolean =>
+  statesOf(program).every((state) => "tZX".includes(state)) && statesOf(strace).every((state) => state === "S");
+
+/** A letter of each thread. */
+const statesOf = (pid: number): readonly string[] =>
+  readdirSync(`/proc/${pid}/task`).map((thread) => {
+    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "latin1");
+    return stat.slice(stat.lastIndexOf(")") + 2, stat.lastIndexOf(")") + 3);
+  });
+
+/** @returns what reads the whole lines that were written since the time before */
+function lineReader(path: string): () => readonly string[] {
+  let [position, rest] = [0, ""];
+  return () => {
+    if (!existsSync(path) || statSync(path).size === position) return [];
+    const bytes = readFileSync(path).subarray(position);
+    position += bytes.byteLength;
+    const lines = (rest + bytes.toString("latin1")).split("\n");
+    rest = lines.pop() ?? "";
+    return lines;
+  };
+}
+
 /** Runs a program and notes the calls that it carries out, with the paths of descriptors: `fsync(6</path>) = 0`. */
 export async function runWatched(
   command: readonly string[],
   { env, cwd, as, calls = VISIBLE_CALLS }: SteppedOptions,
 ): Promise<ProgramResult & { readonly calls: readonly string[] }> {
-  const child = await spawnTraced([`trace=${calls.join(",")}`], command, { env, cwd, as }, ["-y"]);
+  const child = await spawnTraced([`trace=${calls.join(",")}`], command, { env, cwd, as }, ["-y", ...TO_PIPE]);
   const wholeCall = callJoiner();
   const carriedOut: string[] = [];
   for await (const line of createInterface({ input: child.trace })) {
@@ -129,7 +174,7 @@ export async function runWithFailingCall(
 ): Promise<ProgramResult & { readonly hit: readonly string[] }> {
   const inject = `inject=${call}:error=${error}${when === undefined ? "" : `:when=${when}`}`;
   const only = path === undefined ? [] : [`-P${path}`];
-  const child = await spawnTraced([`trace=${call}`, inject], command, { env, cwd, as }, ["-y", ...only]);
+  const child = await spawnTraced([`trace=${call}`, inject], command, { env, cwd, as }, ["-y", ...only, ...TO_PIPE]);
   const hit: string[] = [];
   const wholeCall = callJoiner();
   let asleep: ReturnType<typeof setTimeout> | undefined;
@@ -156,14 +201,16 @@ function killLater(thread: string): ReturnType<typeof setTimeout> {
   }, ASLEEP_MS);
 }
 
+const TO_PIPE = ["-o", "|cat >&3"];
+
 async function spawnTraced(
   expressions: readonly string[],
   command: readonly string[],
   { env, cwd, as }: SteppedOptions,
-  more: readonly string[] = [],
+  more: readonly string[],
 ) {
   await ensureProgram("strace");
-  const quiet = ["-f", "-qq", "-s", "4096", ...more, "-o", "|cat >&3"];
+  const quiet = ["-f", "-qq", "-s", "4096", ...more];
   const child = spawn("strace", [...quiet, ...expressions.flatMap((each) => ["-e", each]), ...command], {
     cwd,
     env: {
@@ -183,5 +230,5 @@ async function spawnTraced(
     child.once("close", (exitCode, signal) => resolve({ exitCode, signal, ...output, timedOut: false }));
   });
   ended.catch(() => undefined);
-  return { trace: child.stdio[3] as NodeJS.ReadableStream, ended };
+  return { pid: child.pid, trace: child.stdio[3] as NodeJS.ReadableStream, ended };
 }
