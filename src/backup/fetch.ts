@@ -156,6 +156,7 @@ export async function carryOutFetch(
   await context.addBeforeStart?.(prepared);
 
   await syncTree(finished, signal);
+  await marker.checkOurs();
   await putControlInPlace(target, backup.name);
   await marker.remove();
   log.info(`restored backup "${backup.name}": ${restored.files} files, ${formatBytes(restored.bytes)}`);

@@ -146,6 +146,11 @@ export class RestoreMarker implements AsyncDisposable {
     }
   }
 
+  /** Before what is there becomes a data directory. @throws DestinationError  it is not this process's any more */
+  async checkOurs(): Promise<void> {
+    await checkOurs(this.#target);
+  }
+
   /** The restore is complete. */
   async remove(): Promise<void> {
     try {
@@ -153,6 +158,7 @@ export class RestoreMarker implements AsyncDisposable {
       await rmdir(join(this.#target, MARKER_DIRECTORY));
       await syncDirectory(this.#target);
     } catch (cause) {
+      if (systemCodeOf(cause) === "ENOENT") throw notOurs(this.#target);
       throw destinationError(`could not remove "${join(this.#target, MARKER)}"`, cause);
     }
   }
@@ -197,16 +203,17 @@ export const namesThisProcess = async (target: string): Promise<boolean> =>
 async function checkOurs(target: string): Promise<void> {
   const runners = (await runnersOf(target)) ?? [];
   const ours = runners.findIndex(isThisProcess);
-  if (ours === -1) {
-    throw new DestinationError(`the restore into "${target}" is not this process's any more`, {
-      detail: `"${join(target, MARKER)}" is gone, or does not name process ${process.pid}. Nothing was changed.`,
-      hint: "See whether another restore has ended there, or somebody has emptied the directory.",
-    });
-  }
+  if (ours === -1) throw notOurs(target);
   // One of another host that came later saw nothing of this process.
   const other = runners.slice(0, ours).find(isRunning) ?? runners.slice(ours).find((runner) => !isOfThisHost(runner));
   if (other) throw isAtIt(target, other);
 }
+
+const notOurs = (target: string) =>
+  new DestinationError(`the restore into "${target}" is not this process's any more`, {
+    detail: `"${join(target, MARKER)}" is gone, or does not name process ${process.pid}. What is there stays as it is.`,
+    hint: "See whether another restore has ended there, or somebody has emptied the directory.",
+  });
 
 /** @param runner  undefined when it has not got so far that it says which process it is */
 function isAtIt(target: string, runner: Runner | undefined): DestinationError {

@@ -103,6 +103,13 @@ describe("RestoreMarker.resume() refuses", () => {
   });
 });
 
+test("remove() tells whose the restore is no more, when the marker is gone", async () => {
+  await using marker = await RestoreMarker.begin(target, IDENTITY, { now: new Date(), owner: undefined });
+  await rm(join(target, ".wal-b"), { recursive: true });
+  const message = `the restore into "${target}" is not this process's any more`;
+  await expect(marker.remove()).rejects.toMatchObject({ message, exitCode: 73 });
+});
+
 test("RestoreMarker.begin() refuses where another has begun, and names it", async () => {
   await markWith(FIRST, runBy(other.pid));
   const begun = RestoreMarker.begin(target, IDENTITY, { now: new Date(), owner: undefined });
