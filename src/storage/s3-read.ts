@@ -75,6 +75,8 @@ export async function openObject(
     try {
       checkHasETag(answer);
       sizeOf(answer.ContentLength);
+      const { httpStatusCode } = answer.$metadata;
+      if (httpStatusCode !== 200) throw new BadAnswerError(`GET of the whole was answered with ${httpStatusCode}`);
     } catch (error) {
       await discard(answer.Body);
       throw error;

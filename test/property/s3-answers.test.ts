@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect } from "bun:test";
 import { AccessError, IntegrityError, NotFoundError, StorageError, UsageError } from "../../src/errors.ts";
 import { readCatalog } from "../../src/repository/backup-catalog.ts";
-import { backupOfContent, backupOfSentinel } from "../../src/repository/keys.ts";
+import { backupOfContent, backupOfSentinel, nameOfLookalike } from "../../src/repository/keys.ts";
 import { readLeftovers } from "../../src/retention/inventory.ts";
 import type { ObjectStore } from "../../src/storage/object-store.ts";
 import { openS3Store } from "../../src/storage/s3.ts";
@@ -146,7 +146,7 @@ property(
       }
     });
     // What comes is checked by who reads it.
-    if (read) expect([200, 206]).toContain(status);
+    if (read) expect(status).toBe(200);
     if (failure instanceof NotFoundError) {
       expect(status).toBe(404);
       expect(body).toContain("NoSuchKey");
@@ -176,7 +176,8 @@ property("a catalogue from any keys has backups, and what cannot be read is told
   }
   const { backups, unreadable } = await readCatalog(memory);
   expect(backups).toEqual([]);
-  expect(unreadable.length).toBe(memory.keys.filter((key) => backupOfSentinel(key)).length);
+  const { objects } = await memory.listLevel("basebackups_005/");
+  expect(unreadable.length).toBe(objects.filter(({ key }) => backupOfSentinel(key) ?? nameOfLookalike(key)).length);
   const { backups: unfinished } = await readLeftovers(memory);
   for (const { keys, name: of } of unfinished)
     expect(keys.every((key) => backupOfContent(key)?.name === of)).toBe(true);

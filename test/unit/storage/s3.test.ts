@@ -80,6 +80,8 @@ describe("get() asks again", () => {
     ["400 RequestTimeout", () => s3Error(400, "RequestTimeout")],
     ["409 OperationAborted", () => s3Error(409, "OperationAborted")],
     ["404 without S3's words", () => answer(404, "<html>not here</html>")],
+    ["206, which is for a part of an object", () => answer(206, "hel")],
+    ["204, which is for none", () => answer(204)],
   ])("after %s", async (_, first) => {
     await using it = await setUp(({ number }) => (number === 1 ? first() : OBJECT));
     expect((await it.store.get("a", 10)).body).toHaveLength(5);
