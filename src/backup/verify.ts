@@ -11,7 +11,7 @@ import { type Backup, readCatalog } from "../repository/backup-catalog.ts";
 import { sentinelKey } from "../repository/keys.ts";
 import { damagedPagesOf } from "../repository/sentinel.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
-import { isStored, type ObjectStore } from "../storage/object-store.ts";
+import { isStored, type ObjectKey, type ObjectStore } from "../storage/object-store.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { RunningProgress, StartProgress } from "../system/progress.ts";
 import { selectBackup } from "./fetch.ts";
@@ -72,26 +72,31 @@ export async function verifyBackups(
 /** A backup, or why it cannot be one for us. */
 interface Chosen {
   readonly name: string;
+  /** Of its sentinel. */
+  readonly key: ObjectKey;
   readonly backup: Backup | Failure;
 }
 
 async function chooseOne(name: string, store: ObjectStore): Promise<readonly Chosen[]> {
   try {
     const backup = await selectBackup(store, name);
-    return [{ name: backup.name, backup }];
+    return [asChosen(backup)];
   } catch (failure) {
     // Of a named backup, it says what kind it is; of LATEST, that none is chosen.
     const isOfBackup = failure instanceof IntegrityError || (failure instanceof UsageError && name !== "LATEST");
     if (!isOfBackup) throw failure;
-    return [{ name: name === "LATEST" ? await newestUnreadable(store) : name, backup: failure }];
+    const it = name === "LATEST" ? await newestUnreadable(store) : undefined;
+    return [{ name, key: sentinelKey(name), ...it, backup: failure }];
   }
 }
 
+const asChosen = (backup: Backup): Chosen => ({ name: backup.name, key: sentinelKey(backup.name), backup });
+
 /** LATEST may be a backup that cannot be read, and then its failure does not have its name. */
-async function newestUnreadable(store: ObjectStore): Promise<string> {
+async function newestUnreadable(store: ObjectStore): Promise<Pick<Chosen, "name" | "key"> | undefined> {
   const { unreadable } = await readCatalog(store);
-  const byAge = unreadable.toSorted((a, b) => a.lastModified.getTime() - b.lastModified.getTime());
-  return byAge.at(-1)?.name ?? "LATEST";
+  const newest = unreadable.toSorted((a, b) => a.lastModified.getTime() - b.lastModified.getTime()).at(-1);
+  return newest && { name: newest.name, key: newest.key };
 }
 
 /** Those that cannot be read, then the others, oldest first. */
@@ -99,11 +104,11 @@ async function chooseAll(store: ObjectStore): Promise<readonly Chosen[]> {
   const { backups, unreadable } = await readCatalog(store);
   if (backups.length + unreadable.length === 0)
     throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
-  const others = unreadable.map(({ name, failure }) => {
+  const others = unreadable.map(({ name, key, failure }) => {
     if (!(failure instanceof Failure)) throw failure;
-    return { name, backup: failure };
+    return { name, key, backup: failure };
   });
-  return [...others, ...backups.map((backup) => ({ name: backup.name, backup }))];
+  return [...others, ...backups.map(asChosen)];
 }
 
 /** Of each cluster, where there are several: WAL that is another's is told as such, and the archive's own is read. */
@@ -122,12 +127,11 @@ interface OneContext extends VerifyContext {
   readonly title: string;
 }
 
-async function verifyOne({ name, backup }: Chosen, context: OneContext): Promise<VerifiedBackup> {
+async function verifyOne({ name, key, backup }: Chosen, context: OneContext): Promise<VerifiedBackup> {
   const { store, now, walReach, progress, title } = context;
   const begun = now().getTime();
   const duration = () => now().getTime() - begun;
   if (backup instanceof Failure) {
-    const key = sentinelKey(name);
     const findings = [findingOf(key, store.urlOf(key), backup)];
     return { name, parts: undefined, wal: [], walReach, findings, notes: [], durationMs: duration() };
   }

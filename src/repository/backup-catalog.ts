@@ -1,12 +1,13 @@
 /** The backup half of the repository, reading: which backups are complete, and what they are made of. */
 import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
-import type { ObjectEntry, ObjectStore } from "../storage/object-store.ts";
+import type { ObjectEntry, ObjectKey, ObjectStore } from "../storage/object-store.ts";
 import {
   BACKUPS,
   type BackupName,
   backupKeys,
   backupOfContent,
   backupOfSentinel,
+  nameOfLookalike,
   parseBackupName,
   partsFolder,
 } from "./keys.ts";
@@ -22,6 +23,8 @@ export interface Backup extends Sentinel {
 /** A backup that is listed but cannot be read; why not. */
 export interface UnreadableBackup {
   readonly name: string;
+  /** Of the sentinel, or of what may be one. */
+  readonly key: ObjectKey;
   readonly lastModified: Date;
   readonly failure: unknown;
 }
@@ -38,7 +41,8 @@ const MAX_JSON_BYTES = 512 * 2 ** 20;
 const MAX_SENTINEL_BYTES = 16 * 2 ** 20;
 
 /**
- * Reads every sentinel. A failure of the store is thrown; a sentinel that is no backup of ours is reported.
+ * Reads every sentinel. A failure of the store is thrown; a sentinel that is no backup of ours is reported, and so is an object
+ * that looks like one: passed over, it could be the newest backup.
  *
  * Folders and sentinels come from one listing. A backup that was begun before it is listed or unfinished, even when its sentinel
  * appears meanwhile: its folder was there.
@@ -49,11 +53,15 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
   const unreadable: UnreadableBackup[] = [];
   for (const { key, lastModified } of objects) {
     const backup = backupOfSentinel(key);
-    if (backup === undefined) continue;
+    if (backup === undefined) {
+      const name = nameOfLookalike(key);
+      if (name !== undefined) unreadable.push({ name, key, lastModified, failure: notASentinel(store.urlOf(key)) });
+      continue;
+    }
     // Ignorance about the store, a signal and a bug of ours are not properties of the backup; a mistyped bucket is not either.
     const read = await readObjects(store, backup.name).catch(reasonIf(IntegrityError, NotFoundError));
     const found = "failure" in read ? read : decoded(backup, read, lastModified, store);
-    if ("failure" in found) unreadable.push({ name: backup.name, lastModified, failure: found.failure });
+    if ("failure" in found) unreadable.push({ name: backup.name, key, lastModified, failure: found.failure });
     else backups.push(found);
   }
   const byFinish = (a: Backup, b: Backup) =>
@@ -65,6 +73,12 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
     .filter(({ name }) => !listed.has(name));
   return { backups: backups.toSorted(byFinish), unreadable, unfinished };
 }
+
+const notASentinel = (url: string) =>
+  new IntegrityError(`${url} looks like the sentinel of a backup, and has the name of none`, {
+    detail: "It was renamed or copied, or the store's answer was changed on its way.",
+    hint: "Run the command again. If it is told again, give it its name back, or move it away.",
+  });
 
 /**
  * @throws NotFoundError   there is no such backup

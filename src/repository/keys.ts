@@ -86,6 +86,16 @@ export function backupOfSentinel(key: ObjectKey): BackupName | undefined {
   return parseBackupName(key.slice(BACKUPS.length, -SENTINEL_SUFFIX.length));
 }
 
+/**
+ * What an object beside the sentinels is called that is none but looks like one: somebody renamed it, or a letter of its key was
+ * changed on its way. undefined for a sentinel, and for what has nothing of its name.
+ */
+export function nameOfLookalike(key: ObjectKey): string | undefined {
+  if (!key.startsWith(BACKUPS) || backupOfSentinel(key) !== undefined) return undefined;
+  const name = key.slice(BACKUPS.length);
+  return name.startsWith("base_") || name.endsWith(SENTINEL_SUFFIX) ? name : undefined;
+}
+
 /** The name of the backup whose folder holds this key. */
 export function backupOfContent(key: ObjectKey): BackupName | undefined {
   if (!key.startsWith(BACKUPS)) return undefined;

@@ -230,6 +230,14 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       fails: "readInventory() > refuses to go on with a damaged sentinel: what it needs cannot be known",
     },
     {
+      guards: "so does what looks like a sentinel and has the name of none",
+      file: "repository/backup-catalog.ts",
+      search: "      if (name !== undefined) unreadable.push",
+      replacement: "      if (false && name !== undefined) unreadable.push",
+      test: "test/unit/repository/backup-catalog.test.ts",
+      fails: "readCatalog() tells which backups cannot be read, and lists the others",
+    },
+    {
       guards: "nothing is deleted without --confirm",
       file: "cli/delete.ts",
       search: '      acts: words.isSet("confirm") && !words.isSet("dry-run"),',

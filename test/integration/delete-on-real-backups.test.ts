@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { spawn } from "node:child_process";
 import { existsSync, watch } from "node:fs";
-import { mkdir, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
+import { mkdir, readFile, rename, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ListObjectsV2Command, PutObjectCommand } from "@aws-sdk/client-s3";
 import { giveTo, serverAccount } from "../support/account.ts";
@@ -404,6 +404,12 @@ describe("on a directory", () => {
         path: sentinel,
         damage: (path) => truncate(path, 0),
         says: () => `backup "${names[2]}" cannot be read, so nothing is deleted`,
+      },
+      {
+        what: "a sentinel that somebody renamed",
+        path: sentinel,
+        damage: (path) => rename(path, `${path}.bak`),
+        says: () => `backup "${names[2]}_backup_stop_sentinel.json.bak" cannot be read, so nothing is deleted`,
       },
       {
         what: "a backup of which nobody can tell whether it is permanent",

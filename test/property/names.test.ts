@@ -22,10 +22,12 @@ import {
   segmentStart,
 } from "../../src/postgres/wal-segment.ts";
 import {
+  BACKUPS,
   backupKeys,
   backupNameOf,
   backupOfContent,
   backupOfSentinel,
+  nameOfLookalike,
   parseBackupName,
   parseWalKey,
   partKey,
@@ -96,6 +98,16 @@ property("the keys of a backup lead back to it", (random) => {
     expect(backupOfContent(key)?.name).toBe(name);
     expect(backupOfSentinel(key)).toBeUndefined();
   }
+});
+
+property("a sentinel of which one letter was changed is another backup's, or looks like one", (random) => {
+  const name = backupNameOf(segmentAt(timeline(random), random.bigint(32), segmentSize(random)).name);
+  const { sentinel } = backupKeys(name);
+  expect(nameOfLookalike(sentinel)).toBeUndefined();
+  const at = BACKUPS.length + random.below(sentinel.length - BACKUPS.length);
+  const letter = String.fromCharCode(33 + random.below(94));
+  const changed = `${sentinel.slice(0, at)}${letter}${sentinel.slice(at + 1)}`;
+  if (changed !== sentinel) expect(backupOfSentinel(changed)?.name ?? nameOfLookalike(changed)).toBeDefined();
 });
 
 property("a position in the log reads as it was printed", (random) => {

@@ -302,6 +302,14 @@ const DAMAGES: readonly (readonly [what: string, damage: Damage, findings: reado
     [`${KEYS.sentinel}: the newest backup, "${NEW}", cannot be read`],
   ],
   [
+    "a sentinel under another name",
+    async (store) => {
+      await store.putIfAbsent(`${KEYS.sentinel}~`, await bodyOf(store, KEYS.sentinel));
+      await store.delete([KEYS.sentinel]);
+    },
+    [`${KEYS.sentinel}~: the newest backup, "${NEW}_backup_stop_sentinel.json~", cannot be read`],
+  ],
+  [
     "metadata of a newer version",
     (store) =>
       change(store, KEYS.sentinel, (body) =>

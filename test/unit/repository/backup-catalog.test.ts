@@ -16,6 +16,8 @@ import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 const OURS = "base_0000000200000016000000BA";
 const THEIRS = "base_0000000100000016000000BA";
 
+const sentinelName = (backup: string) => `${backup}_backup_stop_sentinel.json`;
+
 async function repository(): Promise<MemoryObjectStore> {
   const store = new MemoryObjectStore();
   await store.putIfAbsent(backupKeys(OURS).sentinel, readGolden("test/golden/sentinel-format-1.json"));
@@ -45,11 +47,17 @@ test("readCatalog() tells which backups cannot be read, and lists the others", a
   const damaged = "base_000000010000000000000001";
   await store.putIfAbsent(backupKeys(damaged).sentinel, Buffer.from("{"));
   await store.delete([backupKeys(OURS).metadata]);
-  await store.putIfAbsent("basebackups_005/readme_backup_stop_sentinel.json", Buffer.from("?"));
+  const [changed, foreign] = [`${sentinelName("base_000000010000000000000003")}.bak`, sentinelName("readme")];
+  for (const name of [changed, foreign, "README"]) await store.putIfAbsent(`basebackups_005/${name}`, Buffer.from("?"));
   await store.putIfAbsent(backupKeys("base_000000010000000000000002").claim, Buffer.from("begun, not published"));
   const { backups, unreadable } = await readCatalog(store);
   expect(backups.map(({ name }) => name)).toEqual([THEIRS]);
-  expect(unreadable.map(({ name }) => name)).toEqual([damaged, OURS]);
+  expect(unreadable.map(({ name, key }) => [name, key])).toEqual([
+    [damaged, backupKeys(damaged).sentinel],
+    [changed, `basebackups_005/${changed}`],
+    [OURS, backupKeys(OURS).sentinel],
+    [foreign, `basebackups_005/${foreign}`],
+  ]);
   for (const { failure } of unreadable) expect(failure).toBeInstanceOf(IntegrityError);
 });
 
