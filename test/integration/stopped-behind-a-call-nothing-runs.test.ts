@@ -8,19 +8,26 @@ import { temporaryDirectory } from "../support/temporary-directory.ts";
 const DIRECTORIES = 200;
 const ROUNDS = 4;
 
-const MAKES_THEM_AT_ONCE = `
+const makesThemAtOnce = (andThen: string) => `
   import { mkdir } from "node:fs/promises";
-  await Promise.all(Array.from({ length: ${DIRECTORIES} }, (_, n) => mkdir(\`made/\${n}\`)));
+  const all = Promise.all(Array.from({ length: ${DIRECTORIES} }, (_, n) => mkdir(\`made/\${n}\`)));
+  ${andThen};
 `;
+
+async function placeFor(program: string) {
+  const directory = await temporaryDirectory();
+  await mkdir(join(directory.path, "made"));
+  await writeFile(join(directory.path, "program.ts"), program);
+  return directory;
+}
+
+const command = [process.execPath, "program.ts"];
 
 test("while one looks nothing changes, and every call is told of when it is done", async () => {
   for (let round = 0; round < ROUNDS; round++) {
-    await using directory = await temporaryDirectory();
+    await using directory = await placeFor(makesThemAtOnce("await all"));
     const made = join(directory.path, "made");
-    await mkdir(made);
-    await writeFile(join(directory.path, "program.ts"), MAKES_THEM_AT_ONCE);
     let told = 0;
-    const command = [process.execPath, "program.ts"];
     const ended = await runInSteps(command, { cwd: directory.path, calls: ["mkdir"] }, async ({ calls }) => {
       told += calls.length;
       expect(await readdir(made)).toHaveLength(told);
@@ -32,3 +39,21 @@ test("while one looks nothing changes, and every call is told of when it is done
     expect(told).toBe(DIRECTORIES);
   }
 }, 120_000);
+
+test("a program that ends while it is being stopped has its exit code", async () => {
+  for (let round = 0; round < 4 * ROUNDS; round++) {
+    await using directory = await placeFor(makesThemAtOnce("await Bun.sleep(0); process.exit(7)"));
+    const { exitCode } = await runInSteps(command, { cwd: directory.path, calls: ["mkdir"] }, async () => "go on");
+    expect(exitCode).toBe(7);
+  }
+}, 120_000);
+
+test("a program that starts another which makes such calls is refused", async () => {
+  await using directory = await placeFor(`
+    import { mkdirSync } from "node:fs";
+    mkdirSync("made/one");
+    await Bun.spawn(["mkdir", "made/another"]).exited;
+  `);
+  const run = runInSteps(command, { cwd: directory.path, calls: ["mkdir"] }, async () => "go on");
+  await expect(run).rejects.toThrow("more than one process makes the calls");
+});

@@ -6,6 +6,7 @@ import { spawn } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
+import { systemCodeOf } from "../../src/errors.ts";
 import { isProcessRunning } from "../../src/postgres/postmaster-pid.ts";
 import { giveTo, type RunAs } from "./account.ts";
 import { baseEnvironment, type ProgramResult, type RunOptions } from "./run-program.ts";
@@ -22,21 +23,27 @@ export const VISIBLE_CALLS: readonly string[] = [
 export interface Stop {
   /** Calls carried out since the stop before, as strace writes them: `link("/from", "/to") = 0`. More than one where threads made them together. */
   readonly calls: readonly string[];
+  /** Of the program. */
+  readonly pid: number;
 }
 
 export interface SteppedOptions extends Pick<RunOptions, "env" | "cwd"> {
   readonly as?: RunAs;
   readonly calls?: readonly string[];
+  /** Only calls with one of these paths, or with a descriptor of one; they are told with the paths of descriptors then. */
+  readonly only?: readonly string[];
 }
 
 /**
  * Runs a program and stops it behind each of the calls; `look` sees the world as it is then, and decides.
  *
  * SIGSTOP arrives with the call's return, so the call itself is done, and nothing runs until SIGCONT.
+ *
+ * @throws Error  a process that the program started makes such a call, too: not for those
  */
 export async function runInSteps(
   command: readonly string[],
-  { env, cwd, as, calls = VISIBLE_CALLS }: SteppedOptions,
+  { env, cwd, as, calls = VISIBLE_CALLS, only = [] }: SteppedOptions,
   look: (stop: Stop) => Promise<"go on" | "kill">,
 ): Promise<ProgramResult & { readonly calls: readonly string[] }> {
   const set = calls.join(",");
@@ -44,64 +51,100 @@ export async function runInSteps(
   await giveTo(as, directory.path);
   const trace = join(directory.path, "trace");
   const expressions = [`trace=${set}`, `inject=${set}:signal=SIGSTOP`];
-  const child = await spawnTraced(expressions, command, { env, cwd, as }, ["-o", trace]);
-  const linesSince = lineReader(trace);
+  const paths = only.length === 0 ? [] : ["-y", ...only.map((path) => `-P${path}`)];
+  const child = await spawnTraced(expressions, command, { env, cwd, as }, [...paths, "-o", trace]);
+  const newLines = lineReader(trace);
   const wholeCall = callJoiner();
   const carriedOut: string[] = [];
-  let seen = 0;
-  let killed: number | undefined;
+  const programs = new Set<number>();
 
-  /** @returns the process that a line says was stopped */
-  const follow = (lines: readonly string[]): number | undefined => {
-    let stopped: string | undefined;
+  /** @returns whether one of the lines says that the program was stopped */
+  const follow = (lines: readonly string[]): boolean => {
+    let isStopped = false;
     for (const line of lines) {
       const call = wholeCall(line);
       if (call !== undefined) carriedOut.push(call);
-      const [, thread, text] = LINE.exec(line) ?? [];
-      if (text === "--- stopped by SIGSTOP ---") stopped = thread;
+      const [, thread = "", text] = LINE.exec(line) ?? [];
+      if (text !== "--- stopped by SIGSTOP ---") continue;
+      const program = processOf(thread);
+      // One that ends while it is being stopped is not there any more.
+      if (program === undefined) continue;
+      isStopped = true;
+      programs.add(program);
     }
-    return stopped === undefined ? undefined : processOf(stopped);
+    if (programs.size > 1) throw new Error("more than one process makes the calls");
+    return isStopped;
   };
 
-  for (let ended = false; !ended; ) {
-    // Asked before the lines are read: what is read behind its end is all there is.
-    ended = await Promise.race([child.ended.then(() => true), Bun.sleep(1).then(() => false)]);
-    const program = follow(linesSince());
-    if (program === undefined || killed !== undefined) continue;
-    await waitFor(() => areAllStopped(program, child.pid as number), { intervalMs: 1, what: "all threads to stop" });
-    // What other threads have done until then belongs to this stop, and to none behind it.
-    follow(linesSince());
-    const calls = carriedOut.slice(seen);
-    seen = carriedOut.length;
-    const verdict = await look({ calls }).catch((error: unknown) => {
-      process.kill(program, "SIGKILL");
-      throw error;
-    });
-    if (verdict === "kill") killed = program;
-    process.kill(program, verdict === "kill" ? "SIGKILL" : "SIGCONT");
+  try {
+    const verdict = await goThrough();
+    const ended = await child.ended;
+    if (verdict === "go on") return { ...ended, calls: carriedOut };
+    // strace may end before what it traced, and then with a failure of its own.
+    const areGone = () => [...programs].every((program) => !isProcessRunning(program));
+    await waitFor(areGone, { intervalMs: 5, what: "the killed program to end" });
+    return { ...ended, exitCode: null, signal: "SIGKILL", calls: carriedOut };
+  } catch (error) {
+    for (const each of programs) if (isProcessRunning(each)) process.kill(each, "SIGKILL");
+    throw error;
   }
-  const ended = await child.ended;
-  if (killed === undefined) return { ...ended, calls: carriedOut };
-  // strace may end before what it traced, and then with a failure of its own.
-  await waitFor(() => !isProcessRunning(killed ?? 0), { intervalMs: 5, what: "the killed program to end" });
-  return { ...ended, exitCode: null, signal: "SIGKILL", calls: carriedOut };
+
+  async function goThrough(): Promise<"go on" | "kill"> {
+    for (let [seen, ended] = [0, false]; !ended; ) {
+      // Asked before the lines are read: what is read behind its end is all there is.
+      ended = await Promise.race([child.ended.then(() => true), Bun.sleep(1).then(() => false)]);
+      if (!follow(newLines())) continue;
+      const [program = 0] = programs;
+      if (!(await areAllStopped(program, child.pid as number))) continue;
+      // What other threads have done until then belongs to this stop, and to none behind it.
+      follow(newLines());
+      const calls = carriedOut.slice(seen);
+      seen = carriedOut.length;
+      const verdict = await look({ calls, pid: program });
+      process.kill(program, verdict === "kill" ? "SIGKILL" : "SIGCONT");
+      if (verdict === "kill") return verdict;
+    }
+    return "go on";
+  }
 }
 
 /**
- * A thread that made its call as another was being stopped returns behind that, and strace has yet to write what it did. It
- * wakes before the thread is seen to be traced; asleep behind that, it has written everything.
+ * A thread that made its call as another was being stopped returns behind that, and strace has yet to write what it did. When
+ * all are stopped, strace is asleep, and it was not awake between two looks, nothing is left to be written.
  *
  * Source: proc_pid_stat(5): "t" is stopped by a tracer, "S" asleep.
+ *
+ * @returns false when the program has ended meanwhile
  */
-const areAllStopped = (program: number, strace: number): boolean =>
-  statesOf(program).every((state) => "tZX".includes(state)) && statesOf(strace).every((state) => state === "S");
+async function areAllStopped(program: number, strace: number): Promise<boolean> {
+  let before: string | undefined;
+  const isSettled = () => {
+    const status = textOf(`/proc/${strace}/status`);
+    const wakes = /^State:\tS.*^voluntary_ctxt_switches:\t(\d+)$/ms.exec(status)?.[1];
+    const isAsleep = wakes !== undefined && wakes === before;
+    before = wakes;
+    return isAsleep && statesOf(program).every((state) => state === "t");
+  };
+  await waitFor(() => !isProcessRunning(program) || isSettled(), { intervalMs: 1, what: "all threads to stop" });
+  return isProcessRunning(program);
+}
 
-/** A letter of each thread. */
+/** A letter of each thread that has not ended. */
 const statesOf = (pid: number): readonly string[] =>
-  readdirSync(`/proc/${pid}/task`).map((thread) => {
-    const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, "latin1");
-    return stat.slice(stat.lastIndexOf(")") + 2, stat.lastIndexOf(")") + 3);
-  });
+  readdirSync(`/proc/${pid}/task`)
+    .map((thread) => textOf(`/proc/${pid}/task/${thread}/stat`))
+    .map((stat) => stat.charAt(stat.lastIndexOf(")") + 2))
+    .filter((state) => !["", "Z", "X"].includes(state));
+
+/** Of a file that tells of a process; empty when that has ended. */
+function textOf(path: string): string {
+  try {
+    return readFileSync(path, "latin1");
+  } catch (error) {
+    if (systemCodeOf(error) === "ENOENT" || systemCodeOf(error) === "ESRCH") return "";
+    throw error;
+  }
+}
 
 /** @returns what reads the whole lines that were written since the time before */
 function lineReader(path: string): () => readonly string[] {
@@ -146,9 +189,10 @@ function callJoiner(): (line: string) => string | undefined {
   };
 }
 
-/** A thread may end while its process goes on. */
-function processOf(thread: string): number {
-  return Number(/^Tgid:\s+(\d+)$/m.exec(readFileSync(`/proc/${thread}/status`, "utf8"))?.[1]);
+/** A thread may end while its process goes on. @returns undefined when the thread has ended */
+function processOf(thread: string): number | undefined {
+  const id = /^Tgid:\s+(\d+)$/m.exec(textOf(`/proc/${thread}/status`))?.[1];
+  return id === undefined ? undefined : Number(id);
 }
 
 export interface FailingCall {
@@ -193,11 +237,8 @@ const ASLEEP_MS = 1_000;
 
 function killLater(thread: string): ReturnType<typeof setTimeout> {
   return setTimeout(() => {
-    try {
-      process.kill(processOf(thread), "SIGKILL");
-    } catch {
-      // It has ended meanwhile.
-    }
+    const program = processOf(thread);
+    if (program !== undefined && isProcessRunning(program)) process.kill(program, "SIGKILL");
   }, ASLEEP_MS);
 }
 
