@@ -28,6 +28,14 @@ describe("createLog()", () => {
     ]);
   });
 
+  test("writes nothing that a terminal obeys as text, and lines as they are", () => {
+    const records: string[] = [];
+    createLog((record) => records.push(record), { format: "text", level: "info", now: () => new Date() }).info(
+      'read "\u001b[2K\r\u009bx"\nand more',
+    );
+    expect(records).toEqual(['wal-b: INFO: read "\ufffd[2K\ufffd\ufffdx"\nand more']);
+  });
+
   test("writes one object a record as JSON", () => {
     const time = "2025-03-04T05:06:07.000Z";
     expect(logged("json", "debug").map((record) => JSON.parse(record))).toEqual([
