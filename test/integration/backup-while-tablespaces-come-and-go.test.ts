@@ -5,6 +5,7 @@ import {
   archiveEverything,
   contentOf,
   fetchBackup,
+  pushBackupWhile,
   recover,
   startArchiving,
   startWalb,
@@ -25,7 +26,7 @@ const oidOf = (server: PostgresServer, name: string) =>
 
 const MAJORS = [13, 18];
 
-// Which file it reads is seen in /proc.
+// Which file it reads is told by strace.
 if (process.platform !== "linux") {
   process.stderr.write("not tested: tablespaces that come and go while files are read: that needs Linux\n");
 } else {
@@ -37,16 +38,16 @@ if (process.platform !== "linux") {
     const oid = await oidOf(server, "dropped");
     const filler = await server.psql("SELECT pg_relation_filepath('filler')");
 
-    const args = ["backup-push", server.dataDirectory];
-    await using running = await startWalb(server, args, { ...own.env, WALB_UPLOAD_CONCURRENCY: "1" });
-    await running.stopWhileItReads(`${server.dataDirectory}/${filler}`);
-    const created = await createTablespace(server, "created");
-    await server.query("DROP TABLE in_dropped");
-    await server.query("DROP TABLESPACE dropped");
-    await rm(dropped, { recursive: true });
-    await server.query("CHECKPOINT");
-    running.signal("SIGCONT");
-    await succeeds(running);
+    let created = "";
+    await pushBackupWhile(server, own.env, {
+      [`${server.dataDirectory}/${filler}`]: async () => {
+        created = await createTablespace(server, "created");
+        await server.query("DROP TABLE in_dropped");
+        await server.query("DROP TABLESPACE dropped");
+        await rm(dropped, { recursive: true });
+        await server.query("CHECKPOINT");
+      },
+    });
     await archiveEverything(server, own);
     const expected = await contentOf(server);
 

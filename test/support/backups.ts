@@ -1,6 +1,6 @@
 /** What the scenarios of base backups share: a server that archives with the compiled binary, its backups, their recovery. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtemp, readdir, readFile, readlink, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo, serverAccount, shortTemporaryDirectory } from "./account.ts";
 import { COMPLETE_MAJORS, completePostgres } from "./complete-postgres.ts";
@@ -13,6 +13,7 @@ import {
 } from "./postgres-server.ts";
 import { directoryRepository, type TestRepository } from "./repositories.ts";
 import { baseEnvironment, type ProgramResult, runProgram } from "./run-program.ts";
+import { runInSteps } from "./system-calls.ts";
 import { runWalb, walbBinary } from "./walb.ts";
 
 export type Environment = Readonly<Record<string, string>>;
@@ -42,6 +43,37 @@ export async function pushBackup(
   const { exitCode, stdout, stderr } = await runWalb(["backup-push", server.dataDirectory, "--json", ...args], options);
   if (exitCode !== 0) throw new Error(`backup-push ended with ${exitCode}:\n${stderr}`);
   return (JSON.parse(stdout) as { name: string }).name;
+}
+
+/**
+ * Takes a backup one part after the other, and stops it in the middle of files.
+ *
+ * @param meanwhile  by the absolute path of a file: what happens when the first piece of it has been read
+ */
+export async function pushBackupWhile(
+  server: PostgresServer,
+  env: Environment,
+  meanwhile: Readonly<Record<string, () => Promise<void>>>,
+): Promise<void> {
+  const left = new Map(Object.entries(meanwhile));
+  const command = [await walbBinary(server.account), "backup-push", server.dataDirectory];
+  const options = {
+    env: { ...server.env, ...env, WALB_UPLOAD_CONCURRENCY: "1" },
+    cwd: server.directory,
+    as: server.account,
+    calls: ["pread64"],
+    only: Object.keys(meanwhile),
+  };
+  const { exitCode, stderr } = await runInSteps(command, options, async ({ calls }) => {
+    for (const [path, happens] of left) {
+      if (!calls.some((call) => call.includes(`<${path}>`))) continue;
+      left.delete(path);
+      await happens();
+    }
+    return "go on";
+  });
+  if (exitCode !== 0) throw new Error(`backup-push ended with ${exitCode}:\n${stderr}`);
+  if (left.size > 0) throw new Error(`backup-push ended without reading ${[...left.keys()].join(", ")}`);
 }
 
 /** Restores a backup to `directory`. @throws Error  with what wal-b said */
@@ -218,28 +250,6 @@ export class RunningWalb implements AsyncDisposable {
         throw new Error(`wal-b ended with ${exitCode ?? signal} without "${text}":\n${this.#stderr}`);
       }
       await Bun.sleep(5);
-    }
-  }
-
-  /**
-   * Stops it (SIGSTOP) while it has this file open, by what Linux says in /proc.
-   *
-   * @throws Error  it ended without
-   */
-  async stopWhileItReads(path: string): Promise<void> {
-    const descriptors = `/proc/${this.#child.pid}/fd`;
-    const reads = async () => {
-      const names = await readdir(descriptors).catch(() => []);
-      const paths = await Promise.all(names.map((name) => readlink(join(descriptors, name)).catch(() => "")));
-      return paths.includes(path);
-    };
-    for (;;) {
-      if (await reads()) {
-        this.signal("SIGSTOP");
-        if (await reads()) return;
-        this.signal("SIGCONT");
-      }
-      if (!this.isRunning) throw new Error(`wal-b ended without having been seen reading "${path}":\n${this.#stderr}`);
     }
   }
 
