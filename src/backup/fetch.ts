@@ -8,10 +8,17 @@
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { Zstd } from "../codec/zstd.ts";
-import { Failure, IntegrityError, NotFoundError, systemCodeOf } from "../errors.ts";
+import { DestinationError, IntegrityError, NotFoundError, systemCodeOf } from "../errors.ts";
 import { BACKUP_MANIFEST } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
-import { type Backup, checkOneCluster, findBackup, readCatalog } from "../repository/backup-catalog.ts";
+import {
+  type Backup,
+  checkOneCluster,
+  findBackup,
+  readCatalog,
+  type UnreadableBackup,
+  whyUnreadable,
+} from "../repository/backup-catalog.ts";
 import { partKey } from "../repository/keys.ts";
 import { damagedPagesOf } from "../repository/sentinel.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
@@ -155,7 +162,11 @@ export async function carryOutFetch(
   await finishDirectories(finished);
   await context.addBeforeStart?.(prepared);
 
-  await syncTree(finished, signal);
+  await syncTree(finished, signal).catch(async (error: unknown) => {
+    // Of what is gone, that it is not this process's any more is the reason.
+    if (error instanceof DestinationError) await marker.checkOurs();
+    throw error;
+  });
   await marker.checkOurs();
   await putControlInPlace(target, backup.name);
   await marker.remove();
@@ -248,7 +259,27 @@ async function putControlInPlace(target: string, backup: string): Promise<void> 
   }
 }
 
-/** @throws UsageError  LATEST of more than one cluster */
+export class NewestUnreadableError extends IntegrityError {
+  readonly backup: UnreadableBackup;
+
+  /** @param readable  the newest that can be read, if there is one */
+  constructor(backup: UnreadableBackup, readable: Backup | undefined) {
+    const { detail, hint } = whyUnreadable(backup);
+    const other = readable && `The newest one that can be read is "${readable.name}": name it to restore it.`;
+    const hints = [hint, other].filter(Boolean).join(" ");
+    super(`the newest backup, "${backup.name}", cannot be read`, {
+      detail,
+      hint: hints || undefined,
+      cause: backup.failure,
+    });
+    this.backup = backup;
+  }
+}
+
+/**
+ * @throws UsageError             LATEST of more than one cluster
+ * @throws NewestUnreadableError  for LATEST
+ */
 export async function selectBackup(store: ObjectStore, name: string): Promise<Backup> {
   if (name !== "LATEST") return findBackup(store, name);
   const { backups, unreadable } = await readCatalog(store);
@@ -256,14 +287,7 @@ export async function selectBackup(store: ObjectStore, name: string): Promise<Ba
   const newestUnreadable = unreadable.toSorted((a, b) => a.lastModified.getTime() - b.lastModified.getTime()).at(-1);
   if (newestUnreadable && (newest === undefined || newestUnreadable.lastModified > newest.lastModified)) {
     // Restoring an older one without a word could lose what the user expects to get.
-    throw new IntegrityError(`the newest backup, "${newestUnreadable.name}", cannot be read`, {
-      detail:
-        newestUnreadable.failure instanceof Failure
-          ? `${newestUnreadable.failure.message}.`
-          : String(newestUnreadable.failure),
-      hint: newest ? `The newest one that can be read is "${newest.name}": name it to restore it.` : undefined,
-      cause: newestUnreadable.failure,
-    });
+    throw new NewestUnreadableError(newestUnreadable, newest);
   }
   if (newest === undefined) throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
   checkOneCluster(backups, { location: store.location, hint: "Name a backup instead of LATEST." });

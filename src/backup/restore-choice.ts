@@ -3,7 +3,7 @@ import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
 import { formatLsn, type Lsn } from "../postgres/lsn.ts";
 import { describeTarget, formatTime, microsecondsOf, type RecoveryTarget } from "../postgres/recovery-target.ts";
 import { parseTimelineHistory } from "../postgres/timeline-history.ts";
-import { type Backup, checkOneCluster, findBackup, readCatalog } from "../repository/backup-catalog.ts";
+import { type Backup, checkOneCluster, findBackup, readCatalog, whyUnreadable } from "../repository/backup-catalog.ts";
 import {
   type BackupBound,
   boundOf,
@@ -25,11 +25,8 @@ export async function readBackups(
   { store, log }: RestoreContext,
 ): Promise<readonly Backup[]> {
   const { backups, unreadable } = await readCatalog(store);
-  for (const { name, failure } of unreadable) {
-    log.warning(`backup "${name}" cannot be read, and is not considered`, {
-      detail: failure instanceof Error ? `${failure.message}.` : String(failure),
-    });
-  }
+  for (const each of unreadable)
+    log.warning(`backup "${each.name}" cannot be read, and is not considered`, whyUnreadable(each));
   if (backups.length === 0) throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
   if (name !== undefined) {
     // One that is not among them is refused with its own reason.

@@ -260,16 +260,18 @@ function parseLine(text: string): readonly Line[] {
   }
 }
 
-const thisProcess = (): Runner => ({
-  hostname: hostname(),
-  processId: process.pid,
-  started: startOf(process.pid),
-});
+let ours: Runner | undefined;
 
-const isOfThisHost = (runner: Runner) => runner.hostname === hostname();
+/** Once: a host may get its name while it restores. */
+function thisProcess(): Runner {
+  ours ??= { hostname: hostname(), processId: process.pid, started: startOf(process.pid) };
+  return ours;
+}
+
+const isOfThisHost = (runner: Runner) => runner.hostname === thisProcess().hostname;
 
 const isThisProcess = (runner: Runner) =>
-  isOfThisHost(runner) && runner.processId === process.pid && runner.started === startOf(process.pid);
+  isOfThisHost(runner) && runner.processId === process.pid && runner.started === thisProcess().started;
 
 const isRunning = (runner: Runner) =>
   isOfThisHost(runner) &&

@@ -367,7 +367,7 @@ export async function syncTree(
 
 async function* filesBelow(directory: string, directories: string[]): AsyncGenerator<string> {
   directories.push(directory);
-  for (const entry of await readdir(directory, { withFileTypes: true })) {
+  for (const entry of await madeDurable(directory, () => readdir(directory, { withFileTypes: true }))) {
     const path = join(directory, entry.name);
     if (entry.isDirectory()) yield* filesBelow(path, directories);
     else if (entry.isFile()) yield path;

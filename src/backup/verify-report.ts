@@ -1,6 +1,7 @@
 /** What verify found: as lines for people, and as one JSON document. */
 import { type Failure, IntegrityError } from "../errors.ts";
 import { formatJson } from "../repository/json.ts";
+import { printableLine } from "../system/printable.ts";
 import { formatBytes } from "../system/quantity.ts";
 
 /** Something in the repository that is not as it must be. */
@@ -89,7 +90,7 @@ export function formatVerifyText({ backups }: VerifyReport): string {
       ),
       ...backup.notes.map((note) => `      note: ${note}`),
     ])
-    .map((line) => `${line}\n`)
+    .map((line) => `${printableLine(line)}\n`)
     .join("");
 }
 

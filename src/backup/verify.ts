@@ -14,7 +14,7 @@ import type { WalArchive } from "../repository/wal-archive.ts";
 import { isStored, type ObjectKey, type ObjectStore } from "../storage/object-store.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { RunningProgress, StartProgress } from "../system/progress.ts";
-import { selectBackup } from "./fetch.ts";
+import { NewestUnreadableError, selectBackup } from "./fetch.ts";
 import { VerifiedSegments } from "./verified-segments.ts";
 import { verifyParts } from "./verify-parts.ts";
 import { findingOf, type VerifiedBackup, type VerifyReport } from "./verify-report.ts";
@@ -85,30 +85,19 @@ async function chooseOne(name: string, store: ObjectStore): Promise<readonly Cho
     // Of a named backup, it says what kind it is; of LATEST, that none is chosen.
     const isOfBackup = failure instanceof IntegrityError || (failure instanceof UsageError && name !== "LATEST");
     if (!isOfBackup) throw failure;
-    const it = name === "LATEST" ? await newestUnreadable(store) : undefined;
-    return [{ name, key: sentinelKey(name), ...it, backup: failure }];
+    if (failure instanceof NewestUnreadableError) return [{ ...failure.backup, backup: failure }];
+    return [{ name, key: sentinelKey(name), backup: failure }];
   }
 }
 
 const asChosen = (backup: Backup): Chosen => ({ name: backup.name, key: sentinelKey(backup.name), backup });
-
-/** LATEST may be a backup that cannot be read, and then its failure does not have its name. */
-async function newestUnreadable(store: ObjectStore): Promise<Pick<Chosen, "name" | "key"> | undefined> {
-  const { unreadable } = await readCatalog(store);
-  const newest = unreadable.toSorted((a, b) => a.lastModified.getTime() - b.lastModified.getTime()).at(-1);
-  return newest && { name: newest.name, key: newest.key };
-}
 
 /** Those that cannot be read, then the others, oldest first. */
 async function chooseAll(store: ObjectStore): Promise<readonly Chosen[]> {
   const { backups, unreadable } = await readCatalog(store);
   if (backups.length + unreadable.length === 0)
     throw new NotFoundError("there is no backup", { detail: `Looked in ${store.location}.` });
-  const others = unreadable.map(({ name, key, failure }) => {
-    if (!(failure instanceof Failure)) throw failure;
-    return { name, key, backup: failure };
-  });
-  return [...others, ...backups.map(asChosen)];
+  return [...unreadable.map((each) => ({ ...each, backup: each.failure })), ...backups.map(asChosen)];
 }
 
 /** Of each cluster, where there are several: WAL that is another's is told as such, and the archive's own is read. */

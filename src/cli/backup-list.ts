@@ -1,5 +1,4 @@
 /** wal-b backup-list [NAME|LATEST] [--detail] [--json] */
-import { Failure } from "../errors.ts";
 import type { Command } from "./command.ts";
 
 export const backupList: Command = {
@@ -18,22 +17,16 @@ export const backupList: Command = {
   ],
 
   async run(words, context) {
-    const [{ openRepository }, { listBackups, listDrills, formatJsonList, formatTable }] = await Promise.all([
-      import("./open-repository.ts"),
-      import("../backup/list.ts"),
-    ]);
+    const [{ openRepository }, { whyUnreadable }, { listBackups, listDrills, formatJsonList, formatTable }] =
+      await Promise.all([
+        import("./open-repository.ts"),
+        import("../repository/backup-catalog.ts"),
+        import("../backup/list.ts"),
+      ]);
     await using repository = await openRepository(context);
     const { backups, unreadable } = await listBackups(repository.store, words.text("name"));
-    for (const { name, failure } of unreadable) {
-      const detail =
-        failure instanceof Failure
-          ? [`${failure.message}.`, failure.detail].filter(Boolean).join(" ")
-          : String(failure);
-      context.log.warning(`backup "${name}" cannot be restored by this program`, {
-        detail,
-        ...(failure instanceof Failure && failure.hint && { hint: failure.hint }),
-      });
-    }
+    for (const each of unreadable)
+      context.log.warning(`backup "${each.name}" cannot be restored by this program`, whyUnreadable(each));
     const form = {
       detail: words.isSet("detail") ? ("detail" as const) : ("brief" as const),
       alignment: context.output.isTerminal ? ("aligned" as const) : ("tabs" as const),

@@ -2,6 +2,7 @@
 import { UsageError } from "../errors.ts";
 import type { Leftovers } from "../retention/inventory.ts";
 import type { Inventory, RetentionPlan } from "../retention/plan.ts";
+import { printableLine } from "../system/printable.ts";
 import { formatBytes } from "../system/quantity.ts";
 import type { Command, CommandContext, Words } from "./command.ts";
 import type { Repository } from "./open-repository.ts";
@@ -187,7 +188,7 @@ function keptBy({ keep, keptWal, foreign }: RetentionPlan): string[] {
   return [
     ...keep.map(({ name, because }) => `keep    ${name}  ${because}`),
     `keep    ${keptWal} objects of the WAL archive`,
-    ...foreign.slice(0, 5).map((key) => `keep    ${key}  not an archived WAL file`),
+    ...foreign.slice(0, 5).map((key) => `keep    ${printableLine(key)}  not an archived WAL file`),
   ];
 }
 

@@ -1,6 +1,7 @@
 /** The backup half of the repository, reading: which backups are complete, and what they are made of. */
-import { IntegrityError, NotFoundError, UsageError } from "../errors.ts";
+import { Failure, IntegrityError, NotFoundError, UsageError } from "../errors.ts";
 import type { ObjectEntry, ObjectKey, ObjectStore } from "../storage/object-store.ts";
+import { printableLine } from "../system/printable.ts";
 import {
   BACKUPS,
   type BackupName,
@@ -26,7 +27,13 @@ export interface UnreadableBackup {
   /** Of the sentinel, or of what may be one. */
   readonly key: ObjectKey;
   readonly lastModified: Date;
-  readonly failure: unknown;
+  readonly failure: Failure;
+}
+
+/** In the words of a message whose own says what that is for. */
+export function whyUnreadable({ failure }: UnreadableBackup): { readonly detail: string; readonly hint?: string } {
+  const detail = [`${failure.message}.`, failure.detail].filter(Boolean).join(" ");
+  return { detail, ...(failure.hint && { hint: failure.hint }) };
 }
 
 export interface Catalog {
@@ -50,14 +57,10 @@ const MAX_SENTINEL_BYTES = 16 * 2 ** 20;
 export async function readCatalog(store: ObjectStore): Promise<Catalog> {
   const { objects, folders } = await store.listLevel(BACKUPS);
   const backups: Backup[] = [];
-  const unreadable: UnreadableBackup[] = [];
+  const unreadable = lookalikesAmong(objects, store);
   for (const { key, lastModified } of objects) {
     const backup = backupOfSentinel(key);
-    if (backup === undefined) {
-      const name = nameOfLookalike(key);
-      if (name !== undefined) unreadable.push({ name, key, lastModified, failure: notASentinel(store.urlOf(key)) });
-      continue;
-    }
+    if (backup === undefined) continue;
     // Ignorance about the store, a signal and a bug of ours are not properties of the backup; a mistyped bucket is not either.
     const read = await readObjects(store, backup.name).catch(reasonIf(IntegrityError, NotFoundError));
     const found = "failure" in read ? read : decoded(backup, read, lastModified, store);
@@ -74,11 +77,23 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
   return { backups: backups.toSorted(byFinish), unreadable, unfinished };
 }
 
-const notASentinel = (url: string) =>
-  new IntegrityError(`${url} looks like the sentinel of a backup, and has the name of none`, {
-    detail: "It was renamed or copied, or the store's answer was changed on its way.",
-    hint: "Run the command again. If it is told again, give it its name back, or move it away.",
+function lookalikesAmong(objects: readonly ObjectEntry[], store: ObjectStore): UnreadableBackup[] {
+  const sentinels = objects.map(({ key }) => key).filter((key) => backupOfSentinel(key) !== undefined);
+  return objects.flatMap(({ key: found, lastModified }) => {
+    const key = printableLine(found);
+    const name = nameOfLookalike(key);
+    // A copy of one that is there stands for no other backup.
+    if (name === undefined || sentinels.some((sentinel) => found.startsWith(sentinel))) return [];
+    const failure = new IntegrityError(
+      `${store.urlOf(key)} looks like the sentinel of a backup, and has the name of none`,
+      {
+        detail: "It was renamed, or it is another program's, or the store's answer was changed on its way.",
+        hint: "Run the command again. If this is told again, give the object its name back, or move it elsewhere.",
+      },
+    );
+    return { name, key, lastModified, failure };
   });
+}
 
 /**
  * @throws NotFoundError   there is no such backup
@@ -148,9 +163,7 @@ function decodeBackup(backup: BackupName, objects: BackupObjects, lastModified: 
   return { ...sentinel, isPermanent: marked ?? sentinel.isPermanent, name, startSegment, lastModified };
 }
 
-interface Unreadable {
-  readonly failure: unknown;
-}
+type Unreadable = Pick<UnreadableBackup, "failure">;
 
 function decoded(...args: Parameters<typeof decodeBackup>): Backup | Unreadable {
   try {
@@ -162,9 +175,9 @@ function decoded(...args: Parameters<typeof decodeBackup>): Backup | Unreadable 
 
 /** Takes a failure of one of these kinds for a property of the backup. @throws any other */
 const reasonIf =
-  (...kinds: readonly (abstract new (...args: never[]) => unknown)[]) =>
+  (...kinds: readonly (abstract new (...args: never[]) => Failure)[]) =>
   (failure: unknown): Unreadable => {
-    if (kinds.some((kind) => failure instanceof kind)) return { failure };
+    if (failure instanceof Failure && kinds.some((kind) => failure instanceof kind)) return { failure };
     throw failure;
   };
 

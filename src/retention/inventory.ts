@@ -2,9 +2,9 @@
  * Everything that a retention plan must know, read completely or not at all: what cannot be read could be what is still
  * needed, so any failure here ends the command before anything is deleted.
  */
-import { Failure, IntegrityError, UsageError } from "../errors.ts";
+import { IntegrityError, UsageError } from "../errors.ts";
 import { parseTimelineHistory, type TimelineHistory } from "../postgres/timeline-history.ts";
-import { readCatalog } from "../repository/backup-catalog.ts";
+import { readCatalog, whyUnreadable } from "../repository/backup-catalog.ts";
 import {
   BACKUPS,
   type BackupName,
@@ -29,8 +29,8 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
   const [damaged] = unreadable.filter(({ failure }) => !(failure instanceof UsageError));
   if (damaged) {
     throw new IntegrityError(`backup "${damaged.name}" cannot be read, so nothing is deleted`, {
-      detail: damaged.failure instanceof Failure ? `${damaged.failure.message}.` : String(damaged.failure),
       hint: "What it needs cannot be known. If it is of no use, remove its sentinel by hand, then run the command again.",
+      ...whyUnreadable(damaged),
       cause: damaged.failure,
     });
   }

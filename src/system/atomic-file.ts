@@ -91,9 +91,9 @@ export async function syncDirectory(path: string): Promise<void> {
 }
 
 /** @throws DestinationError  naming the path */
-export async function madeDurable(path: string, sync: () => Promise<void>): Promise<void> {
+export async function madeDurable<Result>(path: string, sync: () => Promise<Result>): Promise<Result> {
   try {
-    await sync();
+    return await sync();
   } catch (cause) {
     throw destinationError(`could not make "${path}" durable`, cause);
   }

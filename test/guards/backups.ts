@@ -116,8 +116,8 @@ export const BACKUP_GUARDS: readonly Guard[] = [
     {
       guards: "everything is on the disk before pg_control has its name",
       file: "backup/fetch.ts",
-      search: "  await syncTree(finished, signal);\n",
-      replacement: "",
+      search: "  await syncTree(finished, signal).catch",
+      replacement: "  await Promise.resolve().catch",
       test: "test/integration/restore-is-durable-before-it-can-be-started.test.ts",
       fails: "is synced before pg_control gets its name",
       needs: "servers",
@@ -177,6 +177,15 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "servers",
     },
     {
+      guards: "a directory that became another's, or was emptied, gets no pg_control",
+      file: "backup/fetch.ts",
+      search: "  await marker.checkOurs();\n  await putControlInPlace",
+      replacement: "  await putControlInPlace",
+      test: "test/integration/two-restores-into-one-directory.test.ts",
+      fails: "a marker that goes while the tablespace is made durable ends it",
+      needs: "servers",
+    },
+    {
       guards: "what a server has run on is restored no further",
       file: "backup/resume.ts",
       search: "    if (path === PG_CONTROL_PATH && !same) throw serverHasRun(plan.target);\n",
@@ -232,8 +241,8 @@ export const BACKUP_GUARDS: readonly Guard[] = [
     {
       guards: "so does what looks like a sentinel and has the name of none",
       file: "repository/backup-catalog.ts",
-      search: "      if (name !== undefined) unreadable.push",
-      replacement: "      if (false && name !== undefined) unreadable.push",
+      search: "  const unreadable = lookalikesAmong(objects, store);\n",
+      replacement: "  const unreadable: UnreadableBackup[] = [];\n",
       test: "test/unit/repository/backup-catalog.test.ts",
       fails: "readCatalog() tells which backups cannot be read, and lists the others",
     },

@@ -42,37 +42,37 @@ afterAll(async () => {
   await server?.[Symbol.asyncDispose]();
   await repository?.[Symbol.asyncDispose]();
 });
-async function empty(): Promise<void> {
+beforeEach(async () => {
   for (const path of [directory, space]) await rm(path, { recursive: true, force: true });
-}
-beforeEach(empty);
+});
 
 const start = async (...more: readonly string[]): Promise<RunningWalb> =>
   await startWalb(server, ["backup-fetch", directory, "LATEST", ...args, ...more], repository.env);
 
+const asServer = () => ({ env: { ...server.env, ...repository.env }, cwd: server.directory, as: server.account });
+
 /** Killed when everything is there but pg_control's name, and then with files that are cut short. */
 async function interrupt(): Promise<void> {
-  await using fetching = await start();
-  await waitFor(() => existsSync(join(directory, "backup_manifest")), { intervalMs: 1, what: "the manifest" });
-  fetching.signal("SIGKILL");
-  expect(await fetching.ended()).toEqual({ exitCode: null, signal: "SIGKILL" });
+  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
+  const { signal } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async () =>
+    existsSync(join(directory, "backup_manifest")) ? "kill" : "go on",
+  );
+  expect(signal).toBe("SIGKILL");
   const files = (await readdir(directory, { recursive: true })).filter((path) => /^base\/\d+\/\d+$/.test(path)).sort();
   for (const path of files.slice(0, 3)) await truncate(join(directory, path), 10);
 }
 
-/**
- * One that goes on, stopped while it compares what is there. It opens every file once more to make it durable, and on a busy
- * machine that may be what is seen: then once more.
- */
-async function stopWhileItCompares(): Promise<RunningWalb> {
-  for (;;) {
-    await interrupt();
-    const first = await start("--resume");
-    await first.stopWhileItReads(large);
-    if (!first.stderr.includes("restoring backup")) return first;
-    await first[Symbol.asyncDispose]();
-    await empty();
-  }
+/** Goes on with what was interrupted; `meanwhile` happens when it has opened the largest file to compare it. */
+async function resumeWith(meanwhile: (pid: number) => Promise<void>) {
+  await interrupt();
+  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args, "--resume"];
+  let stops = 0;
+  const ended = await runInSteps(command, { ...asServer(), calls: ["openat"], only: [large] }, async ({ pid }) => {
+    if (stops++ === 0) await meanwhile(pid);
+    return "go on";
+  });
+  expect(stops).toBeGreaterThan(0);
+  return ended;
 }
 
 async function isWhole(): Promise<void> {
@@ -91,16 +91,15 @@ test.each([
 ] as const)(
   "%s --resume is refused while another compares what is there, and that one completes it",
   async (command, name) => {
-    await using first = await stopWhileItCompares();
-    const second = await runWalb([command, directory, ...name, "--resume"], { as: server, env: repository.env });
-    expect({ exitCode: second.exitCode, stderr: second.stderr }).toEqual({
-      exitCode: 73,
-      stderr: expect.stringContaining(running(first.pid)),
+    const first = await resumeWith(async (pid) => {
+      const second = await runWalb([command, directory, ...name, "--resume"], { as: server, env: repository.env });
+      expect({ exitCode: second.exitCode, stderr: second.stderr }).toEqual({
+        exitCode: 73,
+        stderr: expect.stringContaining(running(pid)),
+      });
+      expect(second.stderr).not.toContain("goes on from there");
     });
-    expect(second.stderr).not.toContain("goes on from there");
-
-    first.signal("SIGCONT");
-    expect(await first.ended()).toEqual({ exitCode: 0, signal: null });
+    expect({ exitCode: first.exitCode, stderr: first.stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
     await isWhole();
   },
   120_000,
@@ -119,29 +118,43 @@ test(`of ${AT_ONCE} that go on at once, one does`, async () => {
 }, 120_000);
 
 test("a marker that goes while what is there is compared ends it, and nothing is removed", async () => {
-  await using first = await stopWhileItCompares();
-  await rm(join(directory, ".wal-b"), { recursive: true });
-  const before = (await readdir(directory, { recursive: true })).sort();
-  first.signal("SIGCONT");
-  expect(await first.ended()).toEqual({ exitCode: 73, signal: null });
-  expect(first.stderr).toContain(`the restore into "${directory}" is not this process's any more`);
-  expect((await readdir(directory, { recursive: true })).sort()).toEqual(before);
-}, 120_000);
-
-test("a marker that goes while files are made durable ends it, and what is there does not become a data directory", async () => {
-  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
-  const options = { ...asServer(), calls: ["fsync"] };
-  const { exitCode, stderr } = await runInSteps(command, options, async () => {
-    await rm(join(directory, ".wal-b"), { recursive: true, force: true });
-    return "go on";
+  let before: readonly string[] = [];
+  const { exitCode, stderr } = await resumeWith(async () => {
+    await rm(join(directory, ".wal-b"), { recursive: true });
+    before = (await readdir(directory, { recursive: true })).sort();
   });
   expect({ exitCode, stderr }).toEqual({
     exitCode: 73,
     stderr: expect.stringContaining(`the restore into "${directory}" is not this process's any more`),
   });
-  expect(existsSync(join(directory, "global/pg_control"))).toBe(false);
-  expect(existsSync(join(directory, "backup_manifest"))).toBe(true);
+  expect((await readdir(directory, { recursive: true })).sort()).toEqual([...before]);
 }, 120_000);
+
+test.each([
+  // how many calls of fsync behind the manifest, which is put in place when everything is unpacked
+  ["files are unpacked", Number.NEGATIVE_INFINITY],
+  ["the tablespace is made durable", 1],
+  ["the directory is made durable", 100],
+])(
+  "a marker that goes while %s ends it, and what is there does not become a data directory",
+  async (_, syncs) => {
+    const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
+    let behind = 0;
+    const { exitCode, stderr } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async () => {
+      if (existsSync(join(directory, "backup_manifest"))) behind++;
+      if (behind >= syncs) await rm(join(directory, ".wal-b"), { recursive: true, force: true });
+      return "go on";
+    });
+    expect({ exitCode, stderr }).toEqual({
+      exitCode: 73,
+      stderr: expect.stringContaining(`the restore into "${directory}" is not this process's any more`),
+    });
+    expect(behind).toBeGreaterThanOrEqual(syncs);
+    expect(existsSync(join(directory, "global/pg_control"))).toBe(false);
+    expect(existsSync(join(directory, "backup_manifest"))).toBe(true);
+  },
+  120_000,
+);
 
 test("a dry run takes possession of nothing", async () => {
   await interrupt();
@@ -151,8 +164,6 @@ test("a dry run takes possession of nothing", async () => {
   expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
   expect(await readFile(join(directory, MARKER), "utf8")).toBe(before);
 }, 120_000);
-
-const asServer = () => ({ env: { ...server.env, ...repository.env }, cwd: server.directory, as: server.account });
 
 /** The first is stopped when it has found the directory empty and has made it; `meanwhile` happens before its marker. */
 async function beginWith(meanwhile: () => Promise<void>): Promise<string> {

@@ -562,6 +562,26 @@ test("formatVerifyText() gives a line to each backup", async () => {
   );
 });
 
+test("what one list alone has is told by its name, which gives no lines of its own and nothing for a terminal to obey", async () => {
+  const store = await repository();
+  const list = store.listLevel.bind(store);
+  const name = `base_\ngood  ${OLD}\u001b[2K`;
+  const changed = { key: `basebackups_005/${name}`, sizeBytes: 1, lastModified: new Date(1e6) };
+  store.listLevel = async (prefix) => {
+    store.listLevel = list;
+    const level = await list(prefix);
+    return { ...level, objects: [...level.objects, changed] };
+  };
+  const { report } = await verify(store);
+  const shown = `base_\ufffdgood  ${OLD}\ufffd[2K`;
+  const url = `memory://test/basebackups_005/${shown}`;
+  expect(formatVerifyText(report).split("\n")).toEqual([
+    `bad   ${shown}  not read; 0.0 s`,
+    expect.stringContaining(`      ${url}: the newest backup, "${shown}", cannot be read. ${url} looks like`),
+    "",
+  ]);
+});
+
 test("formatVerifyText() says so where no WAL was read, as of a backup that holds its own", async () => {
   const { report } = await verify(await repository(), { backups: { all: true } });
   const backups = report.backups.map((backup) => ({ ...backup, wal: [] }));

@@ -48,15 +48,17 @@ test("readCatalog() tells which backups cannot be read, and lists the others", a
   await store.putIfAbsent(backupKeys(damaged).sentinel, Buffer.from("{"));
   await store.delete([backupKeys(OURS).metadata]);
   const [changed, foreign] = [`${sentinelName("base_000000010000000000000003")}.bak`, sentinelName("readme")];
-  for (const name of [changed, foreign, "README"]) await store.putIfAbsent(`basebackups_005/${name}`, Buffer.from("?"));
+  const passedOver = [`${sentinelName(THEIRS)}.bak`, "README"];
+  for (const name of [changed, foreign, ...passedOver])
+    await store.putIfAbsent(`basebackups_005/${name}`, Buffer.from("?"));
   await store.putIfAbsent(backupKeys("base_000000010000000000000002").claim, Buffer.from("begun, not published"));
   const { backups, unreadable } = await readCatalog(store);
   expect(backups.map(({ name }) => name)).toEqual([THEIRS]);
   expect(unreadable.map(({ name, key }) => [name, key])).toEqual([
-    [damaged, backupKeys(damaged).sentinel],
     [changed, `basebackups_005/${changed}`],
-    [OURS, backupKeys(OURS).sentinel],
     [foreign, `basebackups_005/${foreign}`],
+    [damaged, backupKeys(damaged).sentinel],
+    [OURS, backupKeys(OURS).sentinel],
   ]);
   for (const { failure } of unreadable) expect(failure).toBeInstanceOf(IntegrityError);
 });
