@@ -13,8 +13,9 @@ import {
   temporaryRepository,
 } from "../support/backups.ts";
 import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
+import { runInSteps, type SteppedOptions } from "../support/system-calls.ts";
 import { waitFor } from "../support/wait-for.ts";
-import { runWalb } from "../support/walb.ts";
+import { runWalb, walbBinary } from "../support/walb.ts";
 
 const MOMENTS = 9;
 /** The second when it was killed before PG_VERSION had its two digits. */
@@ -52,6 +53,13 @@ async function refusedStart(): Promise<string> {
   return await started.logText();
 }
 
+/** Restores the newest backup, stopped behind some of its calls. */
+async function inSteps(at: Pick<SteppedOptions, "calls" | "only">, look: Parameters<typeof runInSteps>[2]) {
+  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST"];
+  const env = { ...server.env, ...repository.env };
+  return await runInSteps(command, { env, cwd: server.directory, as: server.account, ...at }, look);
+}
+
 /** How many files and directories are there. */
 const filesThere = async () => (await readdir(directory, { recursive: true }).catch(() => [])).length;
 
@@ -77,10 +85,10 @@ test(`killed at ${MOMENTS} moments, from its first files to its last`, async () 
 
 test("killed when everything is there but pg_control's name", async () => {
   await rm(directory, { recursive: true, force: true });
-  await using fetching = await startWalb(server, ["backup-fetch", directory, "LATEST"], repository.env);
-  await waitFor(() => existsSync(join(directory, "backup_manifest")), { intervalMs: 1, what: "the manifest" });
-  fetching.signal("SIGKILL");
-  expect(await fetching.ended()).toEqual({ exitCode: null, signal: "SIGKILL" });
+  const { signal } = await inSteps({ calls: ["fsync"] }, async () =>
+    existsSync(join(directory, "backup_manifest")) ? "kill" : "go on",
+  );
+  expect(signal).toBe("SIGKILL");
   expect(existsSync(join(directory, "global/pg_control.walb-incomplete"))).toBe(true);
   expect(await refusedStart()).toMatch(REFUSED);
 });
@@ -103,10 +111,13 @@ test.each([
   ["SIGINT", 130],
 ] as const)("%s ends it with %i, and a server does not start either", async (signal, code) => {
   await rm(directory, { recursive: true, force: true });
-  await using fetching = await startWalb(server, ["backup-fetch", directory, "LATEST"], repository.env);
-  await waitFor(() => existsSync(join(directory, "PG_VERSION")), { intervalMs: 1, what: "the first files" });
-  fetching.signal(signal);
-  expect(await fetching.ended()).toEqual({ exitCode: code, signal: null });
-  expect(fetching.stderr).toContain(`interrupted by ${signal}`);
+  const { exitCode, stderr } = await inSteps(
+    { calls: ["openat"], only: [join(directory, "PG_VERSION")] },
+    async ({ pid }) => {
+      process.kill(pid, signal);
+      return "go on";
+    },
+  );
+  expect({ exitCode, stderr }).toEqual({ exitCode: code, stderr: expect.stringContaining(`interrupted by ${signal}`) });
   expect(await refusedStart()).toMatch(REFUSED);
 });
