@@ -109,25 +109,27 @@ export async function runInSteps(
 }
 
 /**
- * A thread that made its call as another was being stopped returns behind that, and strace has yet to write what it did. When
- * all are stopped, strace is asleep, and it was not awake between two looks, nothing is left to be written.
+ * A thread that made its call as another was being stopped returns behind that, and strace has yet to write what it did. A thread
+ * that stops wakes strace: nothing is left to be written when all are stopped and strace slept before and behind that look, and
+ * was not awake in between.
  *
  * Source: proc_pid_stat(5): "t" is stopped by a tracer, "S" asleep.
  *
  * @returns false when the program has ended meanwhile
  */
 async function areAllStopped(program: number, strace: number): Promise<boolean> {
-  let before: string | undefined;
   const isSettled = () => {
-    const status = textOf(`/proc/${strace}/status`);
-    const wakes = /^State:\tS.*^voluntary_ctxt_switches:\t(\d+)$/ms.exec(status)?.[1];
-    const isAsleep = wakes !== undefined && wakes === before;
-    before = wakes;
-    return isAsleep && statesOf(program).every((state) => state === "t");
+    const before = sleepOf(strace);
+    const areStopped = statesOf(program).every((state) => state === "t");
+    return areStopped && before !== undefined && before === sleepOf(strace);
   };
   await waitFor(() => !isProcessRunning(program) || isSettled(), { intervalMs: 1, what: "all threads to stop" });
   return isProcessRunning(program);
 }
+
+/** The number of a process's sleep; undefined when it is awake. */
+const sleepOf = (pid: number) =>
+  /^State:\tS.*^voluntary_ctxt_switches:\t(\d+)$/ms.exec(textOf(`/proc/${pid}/status`))?.[1];
 
 /** A letter of each thread that has not ended. */
 const statesOf = (pid: number): readonly string[] =>
