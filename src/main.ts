@@ -8,6 +8,7 @@ import { writeSync } from "node:fs";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
 import { DestinationError, exitCodeOf, InterruptedError, NotFoundError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
+import { printable } from "./system/printable.ts";
 import { wasClosedAtStart } from "./system/standard-stream.ts";
 import { StatusLine } from "./system/status-line.ts";
 
@@ -106,7 +107,7 @@ function writeOutput(text: string): void {
   if (wasClosedAtStart(1))
     throw new DestinationError("could not write to standard output", { detail: "It is closed." });
   try {
-    writeFully(1, text);
+    writeFully(1, printable(text));
   } catch (cause) {
     // A reader that has seen enough, such as head, is no failure.
     if (systemCodeOf(cause) === "EPIPE") return;

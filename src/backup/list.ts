@@ -9,6 +9,7 @@ import { damagedPagesOf } from "../repository/sentinel.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
+import { printableLine } from "../system/printable.ts";
 import { selectBackup } from "./fetch.ts";
 
 /** @param name  only this one, or "LATEST"; NotFoundError when there is none */
@@ -110,7 +111,7 @@ export function formatTable(
       last_drill: "",
     },
   );
-  const lines = [header, ...rows.map((row) => Object.values(row) as string[])];
+  const lines = [header, ...rows.map((row) => Object.values(row).map(printableLine))];
   return `${(alignment === "tabs" ? lines.map((line) => line.join("\t")) : align(lines)).join("\n")}\n`;
 }
 

@@ -200,3 +200,18 @@ describe("a link in the target", () => {
     }
   });
 });
+
+test("what its sentinel says makes no lines of its own, no columns, and nothing that a terminal obeys", async () => {
+  await repositoryWith(HONEST);
+  for (const key of [backupKeys(NAME).sentinel, backupKeys(NAME).metadata]) {
+    const text = await readFile(join(repository, key), "utf8");
+    const host = JSON.stringify("host\t\u001b]0;title\u0007\nbase_2\u001b[2K").slice(1, -1);
+    await writeFile(join(repository, key), text.replace(/("Hostname":|"hostname":)"[^"]*"/, `$1"${host}"`));
+  }
+  const { exitCode, stdout, stderr } = await walb(["backup-list", "--detail"]);
+  expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
+  const lines = stdout.split("\n");
+  expect(lines).toHaveLength(3);
+  expect(lines[1]).toContain("\thost\ufffd\ufffd]0;title\ufffd\ufffdbase_2\ufffd[2K\t");
+  expect(stdout.replaceAll(/[\n\t]/g, "")).not.toMatch(/\p{Cc}/u);
+});

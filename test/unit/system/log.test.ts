@@ -31,9 +31,9 @@ describe("createLog()", () => {
   test("writes nothing that a terminal obeys as text, and lines as they are", () => {
     const records: string[] = [];
     createLog((record) => records.push(record), { format: "text", level: "info", now: () => new Date() }).info(
-      'read "\u001b[2K\r\u009bx"\nand more',
+      'read "\u001b[2K\r\u009bx"\nand\tmore',
     );
-    expect(records).toEqual(['wal-b: INFO: read "\ufffd[2K\ufffd\ufffdx"\nand more']);
+    expect(records).toEqual(['wal-b: INFO: read "\ufffd[2K\ufffd\ufffdx"\nand\tmore']);
   });
 
   test("writes one object a record as JSON", () => {
