@@ -142,11 +142,28 @@ export async function carryOutFetch(
   plan: FetchPlan,
   context: BackupFetchContext,
 ): Promise<Pick<RestoredFiles, "files" | "bytes">> {
+  const made = await makeTarget(plan.target);
+  await using marker = await markTarget(plan, made, context);
+  const restored = await restoreBehind(marker, made, plan, context).catch(async (error: unknown) => {
+    // Of what is gone or in the way, that the directory is not this process's any more is the reason.
+    if (error instanceof DestinationError) await marker.checkOurs();
+    throw error;
+  });
+  await marker.remove();
+  context.log.info(`restored backup "${plan.backup.name}": ${restored.files} files, ${formatBytes(restored.bytes)}`);
+  return restored;
+}
+
+/** Everything but the marker. */
+async function restoreBehind(
+  marker: RestoreMarker,
+  made: MadeTarget,
+  plan: FetchPlan,
+  context: BackupFetchContext,
+): Promise<RestoredFiles> {
   const { backup, found, manifest } = plan;
   const { interrupted, log, signal } = context;
   const { target } = plan.target;
-  const made = await makeTarget(plan.target);
-  await using marker = await markTarget(plan, made, context);
   // Only behind the marker, which is this process's now: what was found is true only then.
   if (interrupted) await clearLeftOver(target, found);
   const prepared = await prepareTarget(plan.target, made);
@@ -162,15 +179,9 @@ export async function carryOutFetch(
   await finishDirectories(finished);
   await context.addBeforeStart?.(prepared);
 
-  await syncTree(finished, signal).catch(async (error: unknown) => {
-    // Of what is gone, that it is not this process's any more is the reason.
-    if (error instanceof DestinationError) await marker.checkOurs();
-    throw error;
-  });
+  await syncTree(finished, signal);
   await marker.checkOurs();
   await putControlInPlace(target, backup.name);
-  await marker.remove();
-  log.info(`restored backup "${backup.name}": ${restored.files} files, ${formatBytes(restored.bytes)}`);
   return restored;
 }
 

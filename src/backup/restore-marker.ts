@@ -88,7 +88,7 @@ export class RestoreMarker implements AsyncDisposable {
     if (owner) await marker.#writing((file) => file.chown(owner.uid, owner.gid));
     // At once: with the first alone it would look as if nobody were at it.
     const first = lineOf({ formatVersion: FORMAT_VERSION, beganAt: now.toISOString(), ...identity });
-    await marker.#append(first + lineOf({ runBy: thisProcess() }));
+    await marker.#append(first + lineOf({ runBy: THIS_PROCESS }));
     return marker;
   }
 
@@ -104,7 +104,7 @@ export class RestoreMarker implements AsyncDisposable {
     if (interrupted === undefined) return undefined;
     await using marker = await RestoreMarker.#open(target, 0);
     // Ends what a kill may have left of a line.
-    await marker.#append(`\n${lineOf({ runBy: thisProcess() })}`);
+    await marker.#append(`\n${lineOf({ runBy: THIS_PROCESS })}`);
     await checkOurs(target);
     return interrupted;
   }
@@ -260,18 +260,13 @@ function parseLine(text: string): readonly Line[] {
   }
 }
 
-let ours: Runner | undefined;
+/** Asked once: a host may get another name while it restores. */
+const THIS_PROCESS: Runner = { hostname: hostname(), processId: process.pid, started: startOf(process.pid) };
 
-/** Once: a host may get its name while it restores. */
-function thisProcess(): Runner {
-  ours ??= { hostname: hostname(), processId: process.pid, started: startOf(process.pid) };
-  return ours;
-}
-
-const isOfThisHost = (runner: Runner) => runner.hostname === thisProcess().hostname;
+const isOfThisHost = (runner: Runner) => runner.hostname === THIS_PROCESS.hostname;
 
 const isThisProcess = (runner: Runner) =>
-  isOfThisHost(runner) && runner.processId === process.pid && runner.started === thisProcess().started;
+  isOfThisHost(runner) && runner.processId === THIS_PROCESS.processId && runner.started === THIS_PROCESS.started;
 
 const isRunning = (runner: Runner) =>
   isOfThisHost(runner) &&

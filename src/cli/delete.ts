@@ -243,6 +243,6 @@ function linesOfLeftovers({ backups, uploads }: Leftovers): string[] {
       ({ name, keys, sizeBytes, lastWrite }) =>
         `remove  ${name}  unfinished: ${keys.length} objects, ${(sizeBytes / 2 ** 20).toFixed(1)} MiB, last written ${lastWrite.toISOString()}`,
     ),
-    ...uploads.map(({ key, initiated }) => `abort   upload of ${key}, begun ${initiated.toISOString()}`),
+    ...uploads.map(({ key, initiated }) => `abort   upload of ${printableLine(key)}, begun ${initiated.toISOString()}`),
   ];
 }

@@ -79,19 +79,18 @@ export async function readCatalog(store: ObjectStore): Promise<Catalog> {
 
 function lookalikesAmong(objects: readonly ObjectEntry[], store: ObjectStore): UnreadableBackup[] {
   const sentinels = objects.map(({ key }) => key).filter((key) => backupOfSentinel(key) !== undefined);
-  return objects.flatMap(({ key: found, lastModified }) => {
-    const key = printableLine(found);
+  return objects.flatMap(({ key, lastModified }) => {
     const name = nameOfLookalike(key);
     // A copy of one that is there stands for no other backup.
-    if (name === undefined || sentinels.some((sentinel) => found.startsWith(sentinel))) return [];
+    if (name === undefined || sentinels.some((sentinel) => key.startsWith(sentinel))) return [];
     const failure = new IntegrityError(
-      `${store.urlOf(key)} looks like the sentinel of a backup, and has the name of none`,
+      `${printableLine(store.urlOf(key))} looks like the sentinel of a backup, and has the name of none`,
       {
         detail: "It was renamed, or it is another program's, or the store's answer was changed on its way.",
         hint: "Run the command again. If this is told again, give the object its name back, or move it elsewhere.",
       },
     );
-    return { name, key, lastModified, failure };
+    return { name: printableLine(name), key, lastModified, failure };
   });
 }
 

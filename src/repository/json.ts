@@ -1,5 +1,6 @@
 /** JSON with 64-bit integers: WAL-G writes system identifiers and LSNs as plain JSON numbers above 2^53. */
 import { IntegrityError, reasonOf } from "../errors.ts";
+import { escapedJson } from "../system/printable.ts";
 
 declare global {
   interface JSON {
@@ -10,11 +11,8 @@ declare global {
 
 /** bigints become plain integers. */
 export function formatJson(value: unknown, indent?: number): string {
-  return JSON.stringify(
-    value,
-    (_, part: unknown) => (typeof part === "bigint" ? JSON.rawJSON(part.toString()) : part),
-    indent,
-  );
+  const withIntegers = (_: string, part: unknown) => (typeof part === "bigint" ? JSON.rawJSON(part.toString()) : part);
+  return escapedJson(JSON.stringify(value, withIntegers, indent));
 }
 
 type Reviver = (this: unknown, key: string, value: unknown, context: { readonly source?: string }) => unknown;

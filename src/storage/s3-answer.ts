@@ -248,17 +248,17 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
 function describe(error: unknown, answer: S3Answer, { attempts, elapsedMs, endpoint }: FailedRequest): string {
   const { status, code, message, requestId } = answer;
   const tried = attempts > 1 ? `${attempts} attempts in ${Math.max(1, Math.round(elapsedMs / 1000))} s` : "";
-  const text = printable(message);
+  const text = shortened(message);
   if (status === undefined || error instanceof BadAnswerError) {
-    const said = error instanceof Error ? printable(reasonOf(error)) : "no answer";
+    const said = error instanceof Error ? shortened(reasonOf(error)) : "no answer";
     return `${endpoint ?? "AWS"}: ${said}${tried && ` (${tried})`}.`;
   }
-  const known = [requestId && `request ${printable(requestId)}`, tried].filter(Boolean).join(", ");
-  return `S3 answered ${status}${code ? ` ${printable(code)}` : ""}${text && `: ${text.replace(/\.$/, "")}`}${known && ` (${known})`}.`;
+  const known = [requestId && `request ${shortened(requestId)}`, tried].filter(Boolean).join(", ");
+  return `S3 answered ${status}${code ? ` ${shortened(code)}` : ""}${text && `: ${text.replace(/\.$/, "")}`}${known && ` (${known})`}.`;
 }
 
 /** One line, and not a page. */
-function printable(text: string): string {
+function shortened(text: string): string {
   const line = text.replace(/\p{Cc}+/gu, " ").trim();
   return line.length > 300 ? `${line.slice(0, 300)}…` : line;
 }

@@ -1,6 +1,6 @@
 /** One line per event on stderr, for people (text) or machines (json); the text is reviewed like an interface. */
 import { Failure, textOf } from "../errors.ts";
-import { printable } from "./printable.ts";
+import { escapedJson, printable } from "./printable.ts";
 
 export type LogFormat = "text" | "json";
 export type LogLevel = "error" | "warning" | "info" | "debug";
@@ -34,7 +34,7 @@ export function createLog(write: (record: string) => void, { format, level, now 
   ) => {
     if (RANK[at] > RANK[level]) return;
     if (format === "json") {
-      write(JSON.stringify({ time: now().toISOString(), level: at, message, ...text }));
+      write(escapedJson(JSON.stringify({ time: now().toISOString(), level: at, message, ...text })));
     } else {
       const lines = [message, text.detail && `DETAIL: ${text.detail}`, text.hint && `HINT: ${text.hint}`];
       write(printable(`wal-b: ${at.toUpperCase()}: ${lines.filter(Boolean).join("\n  ")}`));

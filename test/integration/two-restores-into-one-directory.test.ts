@@ -140,8 +140,8 @@ test.each([
   async (_, syncs) => {
     const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
     let behind = 0;
-    const { exitCode, stderr } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async () => {
-      if (existsSync(join(directory, "backup_manifest"))) behind++;
+    const { exitCode, stderr } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async ({ calls }) => {
+      if (existsSync(join(directory, "backup_manifest"))) behind += calls.length;
       if (behind >= syncs) await rm(join(directory, ".wal-b"), { recursive: true, force: true });
       return "go on";
     });
@@ -155,6 +155,18 @@ test.each([
   },
   120_000,
 );
+
+test("a directory that is removed while files are unpacked is told as what it is", async () => {
+  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
+  const { exitCode, stderr } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async () => {
+    await rm(directory, { recursive: true, force: true });
+    return "go on";
+  });
+  expect({ exitCode, stderr }).toEqual({
+    exitCode: 73,
+    stderr: expect.stringContaining(`the restore into "${directory}" is not this process's any more`),
+  });
+}, 120_000);
 
 test("a dry run takes possession of nothing", async () => {
   await interrupt();

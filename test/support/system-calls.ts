@@ -133,17 +133,22 @@ const sleepOf = (pid: number) =>
 
 /** A letter of each thread that has not ended. */
 const statesOf = (pid: number): readonly string[] =>
-  readdirSync(`/proc/${pid}/task`)
+  threadsOf(pid)
     .map((thread) => textOf(`/proc/${pid}/task/${thread}/stat`))
     .map((stat) => stat.charAt(stat.lastIndexOf(")") + 2))
     .filter((state) => !["", "Z", "X"].includes(state));
 
+const threadsOf = (pid: number) => ifItRuns(() => readdirSync(`/proc/${pid}/task`)) ?? [];
+
 /** Of a file that tells of a process; empty when that has ended. */
-function textOf(path: string): string {
+const textOf = (path: string) => ifItRuns(() => readFileSync(path, "latin1")) ?? "";
+
+/** @returns undefined when the process that is asked about has ended */
+function ifItRuns<Result>(ask: () => Result): Result | undefined {
   try {
-    return readFileSync(path, "latin1");
+    return ask();
   } catch (error) {
-    if (systemCodeOf(error) === "ENOENT" || systemCodeOf(error) === "ESRCH") return "";
+    if (systemCodeOf(error) === "ENOENT" || systemCodeOf(error) === "ESRCH") return undefined;
     throw error;
   }
 }

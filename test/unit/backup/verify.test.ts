@@ -580,6 +580,7 @@ test("what one list alone has is told by its name, which gives no lines of its o
     expect.stringContaining(`      ${url}: the newest backup, "${shown}", cannot be read. ${url} looks like`),
     "",
   ]);
+  expect(JSON.parse(formatVerifyJson(report)).backups[0].findings[0].key).toBe(changed.key);
 });
 
 test("formatVerifyText() says so where no WAL was read, as of a backup that holds its own", async () => {

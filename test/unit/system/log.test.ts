@@ -36,6 +36,16 @@ describe("createLog()", () => {
     expect(records).toEqual(['wal-b: INFO: read "\ufffd[2K\ufffd\ufffdx"\nand\tmore']);
   });
 
+  test("writes nothing that a terminal obeys as JSON either, and all that was said", () => {
+    const records: string[] = [];
+    const message = "read \u001b[2K\u009b\u007f";
+    createLog((record) => records.push(record), { format: "json", level: "info", now: () => new Date(0) }).info(
+      message,
+    );
+    expect(records[0]).not.toMatch(/\p{Cc}/u);
+    expect(JSON.parse(records[0] ?? "")).toMatchObject({ message });
+  });
+
   test("writes one object a record as JSON", () => {
     const time = "2025-03-04T05:06:07.000Z";
     expect(logged("json", "debug").map((record) => JSON.parse(record))).toEqual([
