@@ -117,6 +117,9 @@ export function textOf(error: unknown): string {
   return [message, detail && `DETAIL: ${detail}`, hint && `HINT: ${hint}`].filter(Boolean).join("\n");
 }
 
+/** Message and detail, to be told within another message. */
+export const sentencesOf = ({ message, detail }: Failure): string => [`${message}.`, detail].filter(Boolean).join(" ");
+
 /** The short form of a cause for a DETAIL: its code and message, never its stack. Bun has no words of its own for EDQUOT. */
 export function reasonOf(cause: unknown): string {
   if (!(cause instanceof Error)) return String(cause);

@@ -8,7 +8,15 @@
 import { execFile } from "node:child_process";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { DestinationError, Failure, IntegrityError, NotFoundError, PostgresError, UsageError } from "../errors.ts";
+import {
+  DestinationError,
+  Failure,
+  IntegrityError,
+  NotFoundError,
+  PostgresError,
+  sentencesOf,
+  UsageError,
+} from "../errors.ts";
 import { AUTO_CONF } from "../postgres/auto-conf.ts";
 import { describeTarget, type RecoveryTarget } from "../postgres/recovery-target.ts";
 import { connectToScratch, findScratchLogin } from "../postgres/scratch-session.ts";
@@ -260,9 +268,7 @@ async function storeResult(result: DrillResult, { store, log, signal }: DrillCon
     if (!(error instanceof Failure)) throw error;
     const gone = error instanceof NotFoundError;
     log.warning(`could not store the result beside backup "${result.backup}"`, {
-      detail: gone
-        ? "The backup was deleted meanwhile."
-        : [`${error.message}.`, error.detail].filter(Boolean).join(" "),
+      detail: gone ? "The backup was deleted meanwhile." : sentencesOf(error),
       ...(!gone && { hint: "It is printed only. To keep it, use credentials that may write." }),
     });
     return undefined;

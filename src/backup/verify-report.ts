@@ -1,5 +1,5 @@
 /** What verify found: as lines for people, and as one JSON document. */
-import { type Failure, IntegrityError } from "../errors.ts";
+import { type Failure, IntegrityError, sentencesOf } from "../errors.ts";
 import { formatJson } from "../repository/json.ts";
 import { printableLine } from "../system/printable.ts";
 import { formatBytes } from "../system/quantity.ts";
@@ -116,7 +116,7 @@ export function formatVerifyJson(report: VerifyReport): string {
     {
       repository: location,
       verdict: stoppedBy ? "unknown" : allGood ? "good" : "bad",
-      ...(stoppedBy && { stopped_by: [`${stoppedBy.message}.`, stoppedBy.detail].filter(Boolean).join(" ") }),
+      ...(stoppedBy && { stopped_by: sentencesOf(stoppedBy) }),
       start_time: startedAt.toISOString(),
       finish_time: finishedAt.toISOString(),
       backups: backups.map((backup) => ({

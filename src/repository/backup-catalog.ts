@@ -1,5 +1,5 @@
 /** The backup half of the repository, reading: which backups are complete, and what they are made of. */
-import { Failure, IntegrityError, NotFoundError, UsageError } from "../errors.ts";
+import { Failure, IntegrityError, NotFoundError, sentencesOf, UsageError } from "../errors.ts";
 import type { ObjectEntry, ObjectKey, ObjectStore } from "../storage/object-store.ts";
 import { printableLine } from "../system/printable.ts";
 import {
@@ -32,8 +32,7 @@ export interface UnreadableBackup {
 
 /** In the words of a message whose own says what that is for. */
 export function whyUnreadable({ failure }: UnreadableBackup): { readonly detail: string; readonly hint?: string } {
-  const detail = [`${failure.message}.`, failure.detail].filter(Boolean).join(" ");
-  return { detail, ...(failure.hint && { hint: failure.hint }) };
+  return { detail: sentencesOf(failure), ...(failure.hint && { hint: failure.hint }) };
 }
 
 export interface Catalog {

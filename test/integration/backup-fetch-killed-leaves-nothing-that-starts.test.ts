@@ -11,11 +11,12 @@ import {
   startArchiving,
   startWalb,
   temporaryRepository,
+  walbInSteps,
 } from "../support/backups.ts";
 import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
-import { runInSteps, type SteppedOptions } from "../support/system-calls.ts";
+import type { runInSteps, SteppedOptions } from "../support/system-calls.ts";
 import { waitFor } from "../support/wait-for.ts";
-import { runWalb, walbBinary } from "../support/walb.ts";
+import { runWalb } from "../support/walb.ts";
 
 const MOMENTS = 9;
 /** The second when it was killed before PG_VERSION had its two digits. */
@@ -55,9 +56,7 @@ async function refusedStart(): Promise<string> {
 
 /** Restores the newest backup, stopped behind some of its calls. */
 async function inSteps(at: Pick<SteppedOptions, "calls" | "only">, look: Parameters<typeof runInSteps>[2]) {
-  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST"];
-  const env = { ...server.env, ...repository.env };
-  return await runInSteps(command, { env, cwd: server.directory, as: server.account, ...at }, look);
+  return await walbInSteps(server, repository.env, ["backup-fetch", directory, "LATEST"], at, look);
 }
 
 /** How many files and directories are there. */

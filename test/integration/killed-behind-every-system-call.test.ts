@@ -7,14 +7,14 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { type Environment, listedBackups, pushBackup, temporaryRepository } from "../support/backups.ts";
+import { type Environment, listedBackups, pushBackup, temporaryRepository, walbInSteps } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
 import { directoryRepository } from "../support/repositories.ts";
 import { filesBelow, filesOf, MARKER, withoutNotes } from "../support/restored-files.ts";
 import { runProgram } from "../support/run-program.ts";
 import { SMALL_PARTS, startSmallCluster } from "../support/small-cluster.ts";
-import { runInSteps, type Stop } from "../support/system-calls.ts";
-import { runWalb, walbBinary } from "../support/walb.ts";
+import type { Stop } from "../support/system-calls.ts";
+import { runWalb } from "../support/walb.ts";
 
 let repository: Awaited<ReturnType<typeof temporaryRepository>>;
 let server: PostgresServer;
@@ -39,9 +39,7 @@ async function inSteps(
   look: (stop: Stop) => Promise<"go on" | "kill">,
   where: Environment = repository.env,
 ) {
-  const env = { ...server.env, ...where, ...SMALL_PARTS, HOME: server.directory };
-  const command = [await walbBinary(server.account), ...args];
-  return await runInSteps(command, { env, cwd: server.directory, as: server.account }, look);
+  return await walbInSteps(server, { ...where, ...SMALL_PARTS }, args, {}, look);
 }
 
 interface Copy {

@@ -10,12 +10,13 @@ import {
   startWalb,
   temporaryRepository,
   verifyBackup,
+  walbInSteps,
 } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
 import { SMALL_PARTS, startSmallCluster } from "../support/small-cluster.ts";
-import { runInSteps } from "../support/system-calls.ts";
+import type { Stop } from "../support/system-calls.ts";
 import { waitFor } from "../support/wait-for.ts";
-import { runWalb, walbBinary } from "../support/walb.ts";
+import { runWalb } from "../support/walb.ts";
 
 const MARKER = ".wal-b/unfinished-restore";
 const AT_ONCE = 4;
@@ -49,12 +50,16 @@ beforeEach(async () => {
 const start = async (...more: readonly string[]): Promise<RunningWalb> =>
   await startWalb(server, ["backup-fetch", directory, "LATEST", ...args, ...more], repository.env);
 
-const asServer = () => ({ env: { ...server.env, ...repository.env }, cwd: server.directory, as: server.account });
+/** Restores into the directory, stopped behind some of its calls. */
+const inSteps = (
+  at: Parameters<typeof walbInSteps>[3],
+  look: Parameters<typeof walbInSteps>[4],
+  ...more: readonly string[]
+) => walbInSteps(server, repository.env, ["backup-fetch", directory, "LATEST", ...args, ...more], at, look);
 
 /** Killed when everything is there but pg_control's name, and then with files that are cut short. */
 async function interrupt(): Promise<void> {
-  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
-  const { signal } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async () =>
+  const { signal } = await inSteps({ calls: ["fsync"] }, async () =>
     existsSync(join(directory, "backup_manifest")) ? "kill" : "go on",
   );
   expect(signal).toBe("SIGKILL");
@@ -65,12 +70,12 @@ async function interrupt(): Promise<void> {
 /** Goes on with what was interrupted; `meanwhile` happens when it has opened the largest file to compare it. */
 async function resumeWith(meanwhile: (pid: number) => Promise<void>) {
   await interrupt();
-  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args, "--resume"];
   let stops = 0;
-  const ended = await runInSteps(command, { ...asServer(), calls: ["openat"], only: [large] }, async ({ pid }) => {
+  const look = async ({ pid }: Stop) => {
     if (stops++ === 0) await meanwhile(pid);
-    return "go on";
-  });
+    return "go on" as const;
+  };
+  const ended = await inSteps({ calls: ["openat"], only: [large] }, look, "--resume");
   expect(stops).toBeGreaterThan(0);
   return ended;
 }
@@ -138,9 +143,8 @@ test.each([
 ])(
   "a marker that goes while %s ends it, and what is there does not become a data directory",
   async (_, syncs) => {
-    const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
     let behind = 0;
-    const { exitCode, stderr } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async ({ calls }) => {
+    const { exitCode, stderr } = await inSteps({ calls: ["fsync"] }, async ({ calls }) => {
       if (existsSync(join(directory, "backup_manifest"))) behind += calls.length;
       if (behind >= syncs) await rm(join(directory, ".wal-b"), { recursive: true, force: true });
       return "go on";
@@ -157,8 +161,7 @@ test.each([
 );
 
 test("a directory that is removed while files are unpacked is told as what it is", async () => {
-  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
-  const { exitCode, stderr } = await runInSteps(command, { ...asServer(), calls: ["fsync"] }, async () => {
+  const { exitCode, stderr } = await inSteps({ calls: ["fsync"] }, async () => {
     await rm(directory, { recursive: true, force: true });
     return "go on";
   });
@@ -180,9 +183,7 @@ test("a dry run takes possession of nothing", async () => {
 /** The first is stopped when it has found the directory empty and has made it; `meanwhile` happens before its marker. */
 async function beginWith(meanwhile: () => Promise<void>): Promise<string> {
   let stops = 0;
-  const command = [await walbBinary(server.account), "backup-fetch", directory, "LATEST", ...args];
-  const options = { ...asServer(), calls: ["mkdir"] };
-  const { exitCode, stderr } = await runInSteps(command, options, async ({ calls }) => {
+  const { exitCode, stderr } = await inSteps({ calls: ["mkdir"] }, async ({ calls }) => {
     if (calls.some((call) => call.includes(`"${directory}"`)) && stops++ === 0) await meanwhile();
     return "go on";
   });

@@ -13,7 +13,7 @@ import {
 } from "./postgres-server.ts";
 import { directoryRepository, type TestRepository } from "./repositories.ts";
 import { baseEnvironment, type ProgramResult, runProgram } from "./run-program.ts";
-import { runInSteps } from "./system-calls.ts";
+import { runInSteps, type SteppedOptions } from "./system-calls.ts";
 import { runWalb, walbBinary } from "./walb.ts";
 
 export type Environment = Readonly<Record<string, string>>;
@@ -45,6 +45,19 @@ export async function pushBackup(
   return (JSON.parse(stdout) as { name: string }).name;
 }
 
+/** Runs wal-b as the server's account, stopped behind some of its calls. */
+export async function walbInSteps(
+  server: PostgresServer,
+  env: Environment,
+  args: readonly string[],
+  at: Pick<SteppedOptions, "calls" | "only">,
+  look: Parameters<typeof runInSteps>[2],
+): ReturnType<typeof runInSteps> {
+  const command = [await walbBinary(server.account), ...args];
+  const all = { ...server.env, ...env, HOME: server.directory };
+  return await runInSteps(command, { env: all, cwd: server.directory, as: server.account, ...at }, look);
+}
+
 /**
  * Takes a backup one part after the other, and stops it in the middle of files.
  *
@@ -56,15 +69,10 @@ export async function pushBackupWhile(
   meanwhile: Readonly<Record<string, () => Promise<void>>>,
 ): Promise<void> {
   const left = new Map(Object.entries(meanwhile));
-  const command = [await walbBinary(server.account), "backup-push", server.dataDirectory];
-  const options = {
-    env: { ...server.env, ...env, WALB_UPLOAD_CONCURRENCY: "1" },
-    cwd: server.directory,
-    as: server.account,
-    calls: ["pread64"],
-    only: Object.keys(meanwhile),
-  };
-  const { exitCode, stderr } = await runInSteps(command, options, async ({ calls }) => {
+  const args = ["backup-push", server.dataDirectory];
+  const at = { calls: ["pread64"], only: Object.keys(meanwhile) };
+  const oneAtATime = { ...env, WALB_UPLOAD_CONCURRENCY: "1" };
+  const { exitCode, stderr } = await walbInSteps(server, oneAtATime, args, at, async ({ calls }) => {
     for (const [path, happens] of left) {
       if (!calls.some((call) => call.includes(`<${path}>`))) continue;
       left.delete(path);
