@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { runInSteps } from "../support/system-calls.ts";
+import { runInSteps, StraceGaveUp } from "../support/system-calls.ts";
 import { temporaryDirectory } from "../support/temporary-directory.ts";
 
 const DIRECTORIES = 200;
@@ -40,11 +40,18 @@ test("while one looks nothing changes, and every call is told of when it is done
   }
 }, 120_000);
 
-test("a program that ends while it is being stopped has its exit code", async () => {
-  for (let round = 0; round < 4 * ROUNDS; round++) {
+test("a program that ends while it is being stopped has its own exit code, or none is told", async () => {
+  let [told, untold] = [0, 0];
+  while (told < 4 * ROUNDS) {
     await using directory = await placeFor(makesThemAtOnce("await Bun.sleep(0); process.exit(7)"));
-    const { exitCode } = await runInSteps(command, { cwd: directory.path, calls: ["mkdir"] }, async () => "go on");
-    expect(exitCode).toBe(7);
+    try {
+      const { exitCode } = await runInSteps(command, { cwd: directory.path, calls: ["mkdir"] }, async () => "go on");
+      expect(exitCode).toBe(7);
+      told++;
+    } catch (error) {
+      if (!(error instanceof StraceGaveUp)) throw error;
+      expect(++untold).toBeLessThan(ROUNDS);
+    }
   }
 }, 120_000);
 

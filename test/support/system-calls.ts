@@ -34,12 +34,16 @@ export interface SteppedOptions extends Pick<RunOptions, "env" | "cwd"> {
   readonly only?: readonly string[];
 }
 
+/** As it does, rarely, when a program ends by itself in the moment at which it is to stay stopped (PTRACE_LISTEN: EIO). */
+export class StraceGaveUp extends Error {}
+
 /**
  * Runs a program and stops it behind each of the calls; `look` sees the world as it is then, and decides.
  *
  * SIGSTOP arrives with the call's return, so the call itself is done, and nothing runs until SIGCONT.
  *
- * @throws Error  a process that the program started makes such a call, too: not for those
+ * @throws StraceGaveUp  how the program ended is not known
+ * @throws Error         a process that the program started makes such a call, too: not for those
  */
 export async function runInSteps(
   command: readonly string[],
@@ -79,7 +83,12 @@ export async function runInSteps(
   try {
     const verdict = await goThrough();
     const ended = await child.ended;
-    if (verdict === "go on") return { ...ended, calls: carriedOut };
+    if (verdict === "go on") {
+      const complaint = /^strace: ptrace\(.*$/m.exec(ended.stderr)?.[0];
+      // Its exit code is strace's then.
+      if (complaint !== undefined) throw new StraceGaveUp(complaint);
+      return { ...ended, calls: carriedOut };
+    }
     // strace may end before what it traced, and then with a failure of its own.
     const areGone = () => [...programs].every((program) => !isProcessRunning(program));
     await waitFor(areGone, { intervalMs: 5, what: "the killed program to end" });
