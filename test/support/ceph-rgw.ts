@@ -5,9 +5,10 @@
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { shortTemporaryDirectory } from "./account.ts";
+import { freePort } from "./loopback.ts";
 import { runProgram } from "./run-program.ts";
 import type { RunningServer } from "./s3-server.ts";
-import { freePort, type ServerProcess, ServerUnavailableError, startServer, waitForHttp } from "./server-process.ts";
+import { type ServerProcess, ServerUnavailableError, startServer, waitForHttp } from "./server-process.ts";
 import { canInstallPackages, installPackages } from "./system-packages.ts";
 
 const PROGRAMS = ["ceph-mon", "ceph-mgr", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "ceph-authtool"];

@@ -4,6 +4,7 @@
  */
 import { createServer, type Server, type Socket } from "node:net";
 import { type Answer, answerText, forward, HttpReader, nameOfRequest, type RequestHead } from "./http-messages.ts";
+import { ownAddress } from "./loopback.ts";
 import { waitFor } from "./wait-for.ts";
 
 /** What happens to a request instead of passing through. */
@@ -106,6 +107,7 @@ const REFUSED_MS = 200;
 
 /** @param target  a URL such as http://127.0.0.1:9000 */
 export async function startFaultProxy(target: string): Promise<FaultProxy> {
+  const address = ownAddress();
   const sockets = new Set<Socket>();
   let requests: string[] = [];
   let [counted, answered, silent, underWay, port] = [0, 0, 0, 0, 0];
@@ -147,6 +149,7 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
   };
   const onRefusal = () => {
     close();
+    clearTimeout(reopening);
     reopening = setTimeout(() => void open(), REFUSED_MS);
   };
   const open = async () => {
@@ -161,7 +164,7 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
     });
     await new Promise<void>((resolve, reject) => {
       opened.once("error", reject);
-      opened.listen(port, "127.0.0.1", resolve);
+      opened.listen(port, address, resolve);
     });
     port = (opened.address() as { readonly port: number }).port;
     server = opened;
@@ -169,7 +172,7 @@ export async function startFaultProxy(target: string): Promise<FaultProxy> {
 
   await open();
   return {
-    url: `http://127.0.0.1:${port}`,
+    url: `http://${address}:${port}`,
     get requests() {
       return requests;
     },

@@ -3,9 +3,10 @@ import { existsSync } from "node:fs";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { shortTemporaryDirectory } from "./account.ts";
+import { freePort } from "./loopback.ts";
 import { runProgram } from "./run-program.ts";
 import type { RunningServer } from "./s3-server.ts";
-import { freePort, ServerUnavailableError, startServer, waitForHttp } from "./server-process.ts";
+import { ServerUnavailableError, startServer, waitForHttp } from "./server-process.ts";
 
 const CACHE = resolve(import.meta.dir, "../../.cache/minio");
 /** Three minutes on two cores, more on a busy machine. */

@@ -1,7 +1,6 @@
 /** A server that a test has started: ended by its process id, whatever happens to the test. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, openSync, readFileSync } from "node:fs";
-import { createServer } from "node:net";
 import type { Writable } from "node:stream";
 
 const STOP_MS = 5000;
@@ -80,16 +79,6 @@ export async function waitForHttp(url: string, server: ServerProcess, timeoutMs 
       await Bun.sleep(100);
     }
   }
-}
-
-/** Free at this moment; the server that is given it should start soon. */
-export async function freePort(): Promise<number> {
-  const listener = createServer();
-  await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve));
-  const address = listener.address();
-  await new Promise((resolve) => listener.close(resolve));
-  if (typeof address !== "object" || address === null) throw new Error("no free port");
-  return address.port;
 }
 
 function kill(child: ChildProcess, signal: NodeJS.Signals): void {

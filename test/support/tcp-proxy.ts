@@ -1,5 +1,6 @@
 /** A way to a server that a test can close and open again, without touching the server. */
 import { createServer, connect as dial, type Server, type Socket } from "node:net";
+import { ownAddress } from "./loopback.ts";
 import { relay } from "./relay.ts";
 
 export interface TcpProxy extends AsyncDisposable {
@@ -13,6 +14,7 @@ export interface TcpProxy extends AsyncDisposable {
 /** @param target  a URL such as http://127.0.0.1:9000 */
 export async function startTcpProxy(target: string): Promise<TcpProxy> {
   const { hostname, port, protocol } = new URL(target);
+  const address = ownAddress();
   const sockets = new Set<Socket>();
   let server: Server | undefined;
   let ownPort = 0;
@@ -24,7 +26,7 @@ export async function startTcpProxy(target: string): Promise<TcpProxy> {
     });
     await new Promise<void>((resolve, reject) => {
       opened.once("error", reject);
-      opened.listen(ownPort, "127.0.0.1", resolve);
+      opened.listen(ownPort, address, resolve);
     });
     ownPort = (opened.address() as { port: number }).port;
     server = opened;
@@ -39,5 +41,5 @@ export async function startTcpProxy(target: string): Promise<TcpProxy> {
   };
 
   await open();
-  return { url: `${protocol}//127.0.0.1:${ownPort}`, open, close, [Symbol.asyncDispose]: close };
+  return { url: `${protocol}//${address}:${ownPort}`, open, close, [Symbol.asyncDispose]: close };
 }

@@ -1,9 +1,9 @@
 /** A test server's cluster run once more, with TCP on 127.0.0.1 and optionally TLS: for what a Unix socket cannot show. */
 import { spawn } from "node:child_process";
 import { chmod, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { giveTo } from "./account.ts";
+import { freePort } from "./loopback.ts";
 import type { PostgresServer } from "./postgres-server.ts";
 import { runProgram } from "./run-program.ts";
 import { waitFor } from "./wait-for.ts";
@@ -97,12 +97,4 @@ export async function makeCertificates(
   await chmod(path("own.key"), 0o600);
   for (const file of ["own.key", "own.crt", "ca.crt"]) await giveTo(server.account, path(file));
   return { authority: path("ca.crt"), certificate: path("own.crt"), key: path("own.key") };
-}
-
-async function freePort(): Promise<number> {
-  const listener = createServer();
-  await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", resolve));
-  const address = listener.address();
-  await new Promise((resolve) => listener.close(resolve));
-  return typeof address === "object" && address ? address.port : 0;
 }

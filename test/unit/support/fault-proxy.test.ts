@@ -140,6 +140,16 @@ test("a connection that is refused is refused to everybody, and not for ever", a
   await waitFor(async () => (await send()).text.endsWith(ANSWER));
 });
 
+test("while it refuses, nobody else is given its address", async () => {
+  await proxy.arm(faultNamed("a connection that is refused"));
+  await send();
+  const other = createServer();
+  await new Promise<void>((resolve) => void other.listen(Number(new URL(proxy.url).port), "127.0.0.1", resolve));
+  await proxy.arm();
+  expect((await send()).text).toEndWith(ANSWER);
+  await new Promise((resolve) => other.close(resolve));
+});
+
 test("a request is dropped after as many bytes as is said, and an answer", async () => {
   await proxy.arm(dropRequestAfter(0.25));
   await send();
