@@ -5,6 +5,7 @@ import { chmod, mkdir, readdir, unlink, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { ordinaryAccount } from "../support/account.ts";
+import { freePort } from "../support/loopback.ts";
 import { baseEnvironment } from "../support/run-program.ts";
 import { s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
 import { onSmallDisk, Site } from "../support/site.ts";
@@ -266,7 +267,7 @@ describe("ends before the end", () => {
   test("an endpoint that nobody listens at ends by the deadline", async () => {
     await using site = await Site.create();
     await site.segment(A);
-    const port = await portNobodyListensAt();
+    const port = await freePort();
     const env = { ...s3Env(port), WALB_FILE_PREFIX: undefined, WALB_RETRY_DEADLINE: "1s" };
     const start = performance.now();
     const result = await site.walb(["wal-push", `pg_wal/${A}`], { env, timeoutMs: 20_000 });
@@ -293,12 +294,6 @@ describe("ends before the end", () => {
     expect(s3.requests).toHaveLength(1);
     expect(await site.listing()).toEqual(before);
   });
-
-  async function portNobodyListensAt(): Promise<number> {
-    const server = await stallingServer();
-    await server[Symbol.asyncDispose]();
-    return server.port;
-  }
 
   test("killed at any moment, and run again: the segment is archived, whole, and nothing else is", async () => {
     await using site = await Site.create();

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { giveTo, shortTemporaryDirectory } from "../support/account.ts";
 import { archiveEverything, pushBackup, startArchiving, startWalb, temporaryRepository } from "../support/backups.ts";
 import { documentOf, ScratchParent, serverThatWaits } from "../support/drills.ts";
+import { inOwnNamespace } from "../support/mounts.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
 import { processIsAlive } from "../support/process-tree.ts";
 import { runProgram } from "../support/run-program.ts";
@@ -212,12 +213,14 @@ describe("the scratch directory", () => {
     ["16m", "the backup does not fit into "],
     ["24m", "the backup and the WAL that is replayed do not fit into "],
   ])("that has only %s: nothing is restored", async (size, message) => {
-    const namespace = process.getuid?.() === 0 ? ["unshare", "--mount"] : ["unshare", "--mount", "--map-root-user"];
     const script = `mount -t tmpfs -o size=${size},mode=755 tmpfs "$1" || exit 99; shift; exec "$@"`;
     const drill = [await walbBinary(undefined), ...scratch.args()];
-    const result = await runProgram([...namespace, "/bin/sh", "-c", script, "sh", scratch.path, ...drill], {
-      env: original.env,
-    });
+    const result = await runProgram(
+      [...inOwnNamespace("mount"), "/bin/sh", "-c", script, "sh", scratch.path, ...drill],
+      {
+        env: original.env,
+      },
+    );
     expect(result).toMatchObject({ exitCode: 73, stdout: "" });
     expect(result.stderr).toContain(`ERROR: ${message}`);
     expect(result.stderr).not.toContain("restoring");

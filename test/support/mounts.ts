@@ -17,10 +17,15 @@ export async function withOwnMounts(
   { account, env, ...options }: MountingOptions,
 ): Promise<ProgramResult> {
   const as = account && `setpriv --reuid=${account.uid} --regid=${account.gid} --clear-groups`;
-  return await runProgram([...NAMESPACE, "/bin/bash", "-c", script], { ...options, env: { AS: as ?? "", ...env } });
+  return await runProgram([...inOwnNamespace("mount"), "/bin/bash", "-c", script], {
+    ...options,
+    env: { AS: as ?? "", ...env },
+  });
 }
 
-const NAMESPACE = process.getuid?.() === 0 ? ["unshare", "--mount"] : ["unshare", "--mount", "--map-root-user"];
+/** Before a command: what that one changes there, only it and its children see. */
+export const inOwnNamespace = (kind: "mount" | "uts"): readonly string[] =>
+  process.getuid?.() === 0 ? ["unshare", `--${kind}`] : ["unshare", `--${kind}`, "--map-root-user"];
 
 /** False, said once, where neither root nor a user namespace may mount: the tests that need it are then skipped, and counted. */
 export async function canMount(): Promise<boolean> {

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { zstdCompressSync } from "node:zlib";
 import { controlFile } from "../unit/postgres/control-file.ts";
 import { giveTo, type RunAs, shortTemporaryDirectory } from "./account.ts";
+import { inOwnNamespace } from "./mounts.ts";
 import { type ProgramResult, type RunOptions, runProgram } from "./run-program.ts";
 import { SYSTEM_IDENTIFIER, type WalContentOptions, walContent } from "./wal-content.ts";
 import { walbBinary } from "./walb.ts";
@@ -132,9 +133,8 @@ export class Site implements AsyncDisposable {
  * the script: it is mounted in a namespace of its own, for which an ordinary user becomes the root of a user namespace.
  */
 export async function onSmallDisk(site: Site, directory: string, script: string): Promise<ProgramResult> {
-  const namespace = process.getuid?.() === 0 ? ["unshare", "--mount"] : ["unshare", "--mount", "--map-root-user"];
   const mounted = `mount -t tmpfs -o size=24m tmpfs "$DISK" && head -c 20M /dev/zero > "$DISK/taken" || exit 99\n${script}`;
-  return await site.run([...namespace, "/bin/bash", "-c", mounted], { env: { DISK: directory } });
+  return await site.run([...inOwnNamespace("mount"), "/bin/bash", "-c", mounted], { env: { DISK: directory } });
 }
 
 export const compressed = (content: Uint8Array): Uint8Array => zstdCompressSync(content);

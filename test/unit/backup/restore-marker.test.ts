@@ -5,6 +5,8 @@ import { appendFile, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/pro
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { MARKER, RestoreMarker, readInterruptedRestore } from "../../../src/backup/restore-marker.ts";
+import { inOwnNamespace } from "../../support/mounts.ts";
+import { runProgram } from "../../support/run-program.ts";
 
 const IDENTITY = { backup: "base_000000010000000000000002", manifestSha256: "00", repository: "", tablespaces: [] };
 const FIRST = { formatVersion: 1, beganAt: new Date(0), ...IDENTITY };
@@ -114,4 +116,20 @@ test("RestoreMarker.begin() refuses where another has begun, and names it", asyn
   await markWith(FIRST, runBy(other.pid));
   const begun = RestoreMarker.begin(target, IDENTITY, { now: new Date(), owner: undefined });
   await expect(begun).rejects.toMatchObject(isRunning());
+});
+
+test("a restore stays its process's when the host gets another name", async () => {
+  const script = `
+    import { spawnSync } from "node:child_process";
+    import { hostname } from "node:os";
+    import { RestoreMarker } from ${JSON.stringify(require.resolve("../../../src/backup/restore-marker.ts"))};
+    const [target, identity] = ${JSON.stringify([target, IDENTITY])};
+    await using marker = await RestoreMarker.begin(target, identity, { now: new Date(), owner: undefined });
+    if (spawnSync("hostname", ["renamed"]).status !== 0) throw new Error("the host cannot be renamed");
+    await marker.checkOurs();
+    console.log(hostname());
+  `;
+  const command = [...inOwnNamespace("uts"), process.execPath, "--eval", script];
+  expect(await runProgram(command)).toMatchObject({ exitCode: 0, stdout: "renamed\n" });
+  expect(hostname()).not.toBe("renamed");
 });

@@ -6,8 +6,7 @@ const never = new AbortController().signal;
 test("rateLimit() lets the first through and makes the next wait until that is paid for", async () => {
   const limit = rateLimit(1000);
   const begun = performance.now();
-  await limit.take(50, never);
-  expect(performance.now() - begun).toBeLessThan(40);
+  expect(Bun.peek.status(limit.take(50, never))).toBe("fulfilled");
   await limit.take(50, never);
   await limit.take(1, never);
   expect(performance.now() - begun).toBeGreaterThanOrEqual(99);
