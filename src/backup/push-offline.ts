@@ -27,19 +27,11 @@ import { PAGE_FACTS_OFFLINE, PageVerification } from "./page-verification.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
 import type { BackupPushContext } from "./push.ts";
 
-export interface OfflineBackupPushContext extends BackupPushContext {
-  /** Throws when the archive is another cluster's: there is no archive_command that would find that out. */
-  readonly checkCluster: (systemIdentifier: bigint) => Promise<void>;
-}
-
 /**
  * @throws PostgresError   a server runs in the directory, or was not shut down cleanly
  * @throws IntegrityError  the repository belongs to another cluster
  */
-export async function pushOfflineBackup(
-  dataDirectory: string,
-  context: OfflineBackupPushContext,
-): Promise<PushedBackup> {
+export async function pushOfflineBackup(dataDirectory: string, context: BackupPushContext): Promise<PushedBackup> {
   const { log, now, signal } = context;
   const startedAt = now();
   const { control, majorVersion } = await readOfflineState(dataDirectory);

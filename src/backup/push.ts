@@ -62,12 +62,15 @@ export interface BackupPushContext {
   readonly startProgress: StartProgress;
   readonly signal: AbortSignal;
   readonly now: () => Date;
+  /** @throws IntegrityError  the repository belongs to another cluster */
+  readonly checkCluster: (systemIdentifier: bigint) => Promise<void>;
 }
 
 /**
  * @param connection     used for this backup alone, and ended with it
  * @param dataDirectory  as it is seen from here
- * @throws PostgresError  the server is not in the state for a backup, or did not archive the WAL in time
+ * @throws PostgresError   the server is not in the state for a backup, or did not archive the WAL in time
+ * @throws IntegrityError  the repository belongs to another cluster
  */
 export async function pushBackup(
   connection: Connection,
@@ -131,13 +134,15 @@ export async function pushBackup(
 async function startSession(
   connection: Connection,
   dataDirectory: string,
-  { log }: BackupPushContext,
+  { log, checkCluster }: BackupPushContext,
 ): Promise<BackupSession> {
   const label = "wal-b";
   // What is wrong is found before the server is made to write a checkpoint.
   const server = await readServerFacts(connection);
   await checkArchiving(connection, server);
   await checkDataDirectory(dataDirectory, server);
+  // wal-push asks too, but a standby has no archive_command, and who archives nothing here finds all names taken.
+  await checkCluster(server.systemIdentifier);
   log.info("waiting for the server's checkpoint");
   const session = await startBackupSession({ connection, label, checkpoint: "fast", log });
   try {
@@ -169,8 +174,9 @@ function waitContext(
     signal,
     now,
     archiver: role === "standby" ? "primary" : "server",
-    async saysArchived({ name }) {
-      return role === "primary" && (await isDoneWithArchiving(dataDirectory, name));
+    async archiving({ name }) {
+      if (role === "standby") return undefined;
+      return (await isDoneWithArchiving(dataDirectory, name)) ? "done" : "waits";
     },
     describeArchiver: describe,
   };

@@ -15,8 +15,8 @@ export interface WaitForWalContext {
   readonly now: () => Date;
   /** Who archives: the server itself, or the primary of a standby, whose archiver we cannot ask. */
   readonly archiver: "server" | "primary";
-  /** Whether the server says that it is done with archiving a segment; never, where we cannot ask. */
-  readonly saysArchived: (segment: WalSegment) => Promise<boolean>;
+  /** What the server says of its archiving of a segment; undefined where we cannot ask. */
+  readonly archiving: (segment: WalSegment) => Promise<"done" | "waits" | undefined>;
   /** What the server says of its archiver, as sentences. */
   readonly describeArchiver: () => Promise<string>;
 }
@@ -26,7 +26,16 @@ const LONGEST_POLL_MS = 5_000;
 const TELL_EVERY_MS = 15_000;
 const LONGEST_ANSWER_MS = 5_000;
 
+/** The first of the segments that are needed which is not in the archive, or of which the server says that it waits. */
+interface Awaited {
+  readonly segment: WalSegment;
+  readonly isInArchive: boolean;
+}
+
 /**
+ * A name in the archive is not enough: it may be another server's, a copy of this one, while this one's archive_command is
+ * refused.
+ *
  * @param first, last  both included, on one timeline
  * @returns the segment that the server says it has archived although it is not here: it was archived to another place, or
  *          deleted since; undefined when all are here
@@ -37,26 +46,27 @@ export async function waitForWal(
   last: WalSegment,
   context: WaitForWalContext,
 ): Promise<WalSegment | undefined> {
-  const { timeoutMs, segmentSize, archive, log, signal, now, saysArchived } = context;
+  const { timeoutMs, log, signal, now, archiving } = context;
   const begun = now().getTime();
   let told = begun;
-  let missing: WalSegment | undefined = first;
+  let from = first;
 
   for (let pollMs = FIRST_POLL_MS; ; pollMs = Math.min(pollMs * 1.5, LONGEST_POLL_MS)) {
-    missing = await firstMissing(missing, last, segmentSize, archive);
-    if (missing === undefined) return undefined;
-    if (await saysArchived(missing)) {
+    const awaited = await firstAwaited(from, last, context);
+    if (awaited === undefined) return undefined;
+    from = awaited.segment;
+    if (!awaited.isInArchive && (await archiving(from)) === "done") {
       // It may have come between the look and the question.
-      if ((await firstMissing(missing, missing, segmentSize, archive)) !== undefined) return missing;
+      if ((await firstAwaited(from, from, context)) !== undefined) return from;
       continue;
     }
 
     const waited = now().getTime() - begun;
-    if (waited >= timeoutMs) throw await notArchived(missing, waited, context);
+    if (waited >= timeoutMs) throw await notArchived(awaited, context);
     if (now().getTime() - told >= TELL_EVERY_MS) {
       told = now().getTime();
       log.info(
-        `waiting for PostgreSQL to archive "${missing.name}" (${Math.round(waited / 1000)} s): ${await describe(context)}`,
+        `waiting for PostgreSQL to archive "${from.name}" (${Math.round(waited / 1000)} s): ${await describe(context)}`,
       );
     }
     await abortableDelay(Math.min(pollMs, timeoutMs - waited), signal);
@@ -64,17 +74,17 @@ export async function waitForWal(
 }
 
 /** One LIST for each 256 segments or fewer: those that share all but the last eight digits. */
-async function firstMissing(
+async function firstAwaited(
   from: WalSegment,
   last: WalSegment,
-  size: SegmentSize,
-  archive: WalArchive,
-): Promise<WalSegment | undefined> {
+  { segmentSize, archive, archiving }: WaitForWalContext,
+): Promise<Awaited | undefined> {
   let listed: { readonly prefix: string; readonly names: ReadonlySet<string> } | undefined;
-  for (const segment of segmentsBetween(from, last, size)) {
+  for (const segment of segmentsBetween(from, last, segmentSize)) {
     const prefix = segment.name.slice(0, 16);
     if (listed?.prefix !== prefix) listed = { prefix, names: await namesIn(archive, prefix) };
-    if (!listed.names.has(segment.name)) return segment;
+    const isInArchive = listed.names.has(segment.name);
+    if (!isInArchive || (await archiving(segment)) === "waits") return { segment, isInArchive };
   }
   return undefined;
 }
@@ -85,10 +95,17 @@ async function namesIn(archive: WalArchive, prefix: string): Promise<ReadonlySet
   return names;
 }
 
-async function notArchived(missing: WalSegment, waitedMs: number, context: WaitForWalContext): Promise<PostgresError> {
-  const { archive, archiver } = context;
-  return new PostgresError(`"${missing.name}" was not archived within ${Math.round(waitedMs / 1000)} s`, {
-    detail: `The backup needs it at ${archive.urlOf(missing.name)}. ${await describe(context)}`,
+async function notArchived(
+  { segment: { name }, isInArchive }: Awaited,
+  context: WaitForWalContext,
+): Promise<PostgresError> {
+  const { archive, archiver, timeoutMs } = context;
+  const url = archive.urlOf(name);
+  const why = isInArchive
+    ? `There is ${url}, but the server still waits to archive it: it may be of another server, such as a copy of this one.`
+    : `The backup needs it at ${url}.`;
+  return new PostgresError(`"${name}" was not archived within ${timeoutMs / 1000} s`, {
+    detail: `${why} ${await describe(context)}`,
     hint: `${HINTS[archiver]} WALB_ARCHIVE_TIMEOUT sets how long to wait.`,
   });
 }

@@ -106,14 +106,12 @@ async function pushOffline(words: Words, context: CommandContext) {
   if (directory === undefined)
     throw new UsageError("no directory was given", { hint: "A server that is shut down cannot be asked for it." });
   await using repository = await openRepository(context);
-  return await pushOfflineBackup(resolve(context.workingDirectory, directory), {
-    ...(await pushContext(repository, words, context)),
-    checkCluster: (systemIdentifier) => repository.identity.check(systemIdentifier),
-  });
+  const data = resolve(context.workingDirectory, directory);
+  return await pushOfflineBackup(data, await pushContext(repository, words, context));
 }
 
 async function pushContext(
-  { store, archive, proof, zstd }: import("./open-repository.ts").Repository,
+  { store, archive, identity, proof, zstd }: import("./open-repository.ts").Repository,
   words: Words,
   { settings, log, startProgress, signal, now }: CommandContext,
 ) {
@@ -136,6 +134,7 @@ async function pushContext(
     startProgress,
     signal,
     now,
+    checkCluster: (systemIdentifier: bigint) => identity.check(systemIdentifier),
   };
 }
 

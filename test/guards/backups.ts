@@ -22,6 +22,24 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       fails: "a backup of which anything was removed while it was made",
     },
     {
+      guards: "a segment of another server's is not taken for this one's because it has its name",
+      file: "backup/wait-for-wal.ts",
+      search: 'if (!isInArchive || (await archiving(segment)) === "waits") return',
+      replacement: "if (!isInArchive) return",
+      test: "test/integration/backup-push-beside-another-server.test.ts",
+      fails: "of a copy of the server",
+      needs: "servers",
+    },
+    {
+      guards: "a backup does not go into another cluster's archive",
+      file: "backup/push.ts",
+      search: "  await checkCluster(server.systemIdentifier);\n",
+      replacement: "",
+      test: "test/integration/backup-push-beside-another-server.test.ts",
+      fails: "of another cluster: it is told before the server writes a checkpoint",
+      needs: "servers",
+    },
+    {
       guards: "a tablespace that was created while the backup was taken is left to replay",
       file: "postgres/data-directory.ts",
       search:
