@@ -9,7 +9,7 @@
  * warning and backed up as what it points to. pg_basebackup skips these, and so loses a pg_xact or a database that
  * somebody moved to another disk; the restored copy does not need the other disk.
  */
-import { readdir, readlink, realpath, stat } from "node:fs/promises";
+import { lstat, readdir, readlink, realpath, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { SourceMissingError } from "../errors.ts";
 import type { Log } from "../system/log.ts";
@@ -162,11 +162,29 @@ class Walk {
   }
 
   async *#tablespaceContent(place: Place): AsyncGenerator<DataEntry> {
-    const { versionDirectory } = this.#options;
-    const found = await lookAt(place, versionDirectory);
-    if (!found?.stats.isDirectory()) return;
+    const found = await this.#versionDirectory(place);
+    if (found === undefined) return;
     yield folderEntry(found);
-    yield* this.content({ ...found, realPath: join(place.realPath, versionDirectory) });
+    yield* this.content({ ...found, realPath: join(place.realPath, this.#options.versionDirectory) });
+  }
+
+  /**
+   * It is made before the link to it, and goes just before that: where it is missing and the link stays, it is not an empty
+   * tablespace, but a mount point without its file system. Source: PostgreSQL, tablespace.c, create_tablespace_directories()
+   * and destroy_tablespace_directories().
+   */
+  async #versionDirectory(tablespace: Place): Promise<Found | undefined> {
+    const { versionDirectory } = this.#options;
+    for (let looks = 0; looks < DROPPED_WITHIN_MS / LOOK_EVERY_MS; looks++) {
+      if (looks > 0) await Bun.sleep(LOOK_EVERY_MS);
+      const found = await lookAt(tablespace, versionDirectory);
+      if (found?.stats.isDirectory()) return found;
+      if ((await ifThere(tablespace.absolutePath, (path) => lstat(path))) === undefined) return undefined;
+    }
+    throw new SourceMissingError(`there is no directory "${versionDirectory}" of tablespace ${nameOf(tablespace)}`, {
+      detail: `"${tablespace.absolutePath}" leads to "${tablespace.realPath}".`,
+      hint: "Check that its file system is mounted.",
+    });
   }
 
   async #danglingLink({ path, absolutePath }: Found, linkTarget: string, oid: string | undefined): Promise<void> {
@@ -182,6 +200,11 @@ class Walk {
     this.#options.log.warning(`"${path}" is a symbolic link to nothing and is not backed up`, { detail });
   }
 }
+
+/** Of a directory whose link goes next. */
+const [DROPPED_WITHIN_MS, LOOK_EVERY_MS] = [2_000, 100];
+
+const nameOf = ({ path }: Pick<Found, "path">) => path.slice(path.lastIndexOf("/") + 1);
 
 const TABLESPACE = /^pg_tblspc\/(\d+)$/;
 

@@ -50,6 +50,14 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "servers",
     },
     {
+      guards: "a tablespace whose file system is not mounted is not backed up as an empty one",
+      file: "postgres/data-directory.ts",
+      search: "    throw new SourceMissingError(`there is no directory",
+      replacement: "    return undefined;\n    throw new SourceMissingError(`there is no directory",
+      test: "test/unit/postgres/data-directory.test.ts",
+      fails: "whose file system is not mounted, at a mount point that is there, is a failure",
+    },
+    {
       guards: "a drill stays out of the tablespaces of a running server",
       file: "backup/drill.ts",
       search: "  await refuseTablespacesOutside(plan);\n",

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { execFileSync } from "node:child_process";
-import { lstat, mkdir, mkdtemp, rename, rm, symlink, utimes, writeFile } from "node:fs/promises";
+import { lstat, mkdir, mkdtemp, rename, rm, symlink, unlink, utimes, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { SourceMissingError } from "../../../src/errors.ts";
@@ -202,6 +202,24 @@ describe("a tablespace", () => {
     const failure = await cluster.failure();
     expect(failure.message).toBe("the directory of tablespace 16400 does not exist");
     expect(failure.hint).toBe("Check that its file system is mounted.");
+  });
+
+  test.each(["pg_tblspc/16400", "elsewhere"])(
+    "whose file system is not mounted, at a mount point that is there, is a failure: %s",
+    async (mountPoint) => {
+      await using cluster = await makeCluster("pg_tblspc/", `${mountPoint}/`);
+      if (mountPoint === "elsewhere") await symlink(cluster.at(mountPoint), cluster.at("pg_tblspc/16400"));
+      const failure = await cluster.failure();
+      expect(failure.message).toBe(`there is no directory "${VERSION_DIRECTORY}" of tablespace 16400`);
+      expect(failure.hint).toBe("Check that its file system is mounted.");
+    },
+  );
+
+  test("that is dropped at this moment, first its content and then the link, is passed over", async () => {
+    await using cluster = await makeCluster("pg_tblspc/", "elsewhere/");
+    await symlink(cluster.at("elsewhere"), cluster.at("pg_tblspc/16400"));
+    setTimeout(() => void unlink(cluster.at("pg_tblspc/16400")), 150);
+    expect(await cluster.walk()).toEqual(["directory elsewhere", "directory pg_tblspc"]);
   });
 });
 
