@@ -114,7 +114,7 @@ test("the prefetcher gets wal-fetch's own number of segments, and ends when the 
   const script = `
     printf '%s\\n' $$ "$PWD" 1700000000 5432 /tmp '' '1 1' 'ready   ' > postmaster.pid
     "$WALB" wal-fetch -p 3 ${name(1)} ${DESTINATION}
-    for i in $(seq 200); do [ $(ls pg_wal/pgsql_tmp_wal-b | grep -c '\\.[0-9a-f]\\{16\\}$') = 3 ] && break; sleep 0.05; done; sleep 0.5
+    for i in $(seq 200); do [ $(ls pg_wal/pgsql_tmp_wal-b | grep -c '\\.[0-9a-f]\\{16\\}$') = 3 ] && ! ls pg_wal/pgsql_tmp_wal-b | grep -q loading && break; sleep 0.05; done; sleep 0.5
     ls pg_wal/pgsql_tmp_wal-b | cut -c1-24`;
   const { stdout } = await site.shell(script);
   expect(stdout.trim().split("\n").sort()).toEqual([name(2), name(3), name(4), "position", "prefetcher"]);
@@ -133,7 +133,8 @@ test("a disk with too little room is not filled, and recovery goes on", async ()
     server() { printf '%s\\n' $$ "$PWD" 1700000000 5432 /tmp '' '1 1' 'ready   ' > postmaster.pid; }
     export WALB_PREFETCH_DIR="$DISK"
     for count in 8 1; do
-      server; "$WALB" wal-fetch -p $count ${name(1)} ${DESTINATION}; sleep 2
+      server; "$WALB" wal-fetch -p $count ${name(1)} ${DESTINATION}
+      [ $count = 8 ] && sleep 2 || for i in $(seq 100); do [ "$(find "$DISK" -name '*.????????????????')" ] && break; sleep 0.1; done
       echo "$count: $(find "$DISK" -name '*.????????????????' | wc -l)"
       rm postmaster.pid; for i in $(seq 100); do [ -z "$(ls "$DISK" | grep wal-b)" ] && break; sleep 0.05; done
     done

@@ -125,7 +125,9 @@ describe("in a directory", () => {
     const archiveCommand = await server.psql("SHOW archive_command");
     if (hold) {
       await running.says('" started at ');
+      running.signal("SIGSTOP");
       await server.configure({ archive_command: "false" });
+      running.signal("SIGCONT");
     }
     await until(running);
     running.signal("SIGTERM");
@@ -140,8 +142,10 @@ describe("in a directory", () => {
     const listed = await listedBackups(server, repository.env);
     await using running = await start();
     await running.says('" started at ');
+    running.signal("SIGSTOP");
     const archiveCommand = await server.psql("SHOW archive_command");
     await server.configure({ archive_command: "false" });
+    running.signal("SIGCONT");
     await server.waitFor(isWaitingForWal, { what: "the label part" });
     expect(await garbage(["--min-age", "0s", "--confirm"])).toContain("remove  base_");
     await server.configure({ archive_command: archiveCommand });

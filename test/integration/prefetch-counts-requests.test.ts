@@ -4,11 +4,13 @@ import { join } from "node:path";
 import {
   type ArchivedHistory,
   archiveSegments,
+  PREFETCHED,
   restoreBeside,
   restoredBy,
   rowsOf,
   SEGMENTS,
   startRecovery,
+  untilFull,
   untilNothingIsLeft,
   untilPromoted,
   writeSegments,
@@ -78,8 +80,7 @@ test("nothing is asked for by a prefetcher that waits: neither in a pause nor at
   const { server, reached, open } = await startRecovery(data, { ...history, gateAt: history.segments[4] });
   await using _ = server;
   await reached();
-  await server.waitFor(async () => (await Bun.file(join(data, "pg_wal/pgsql_tmp_wal-b/position")).exists()) === true);
-  await Bun.sleep(1_500);
+  await untilFull(join(data, "pg_wal", PREFETCHED));
   proxy.takeRequests();
   await Bun.sleep(3_000);
   expect(proxy.takeRequests()).toEqual([]);

@@ -9,6 +9,7 @@ import {
   isReady,
   PREFETCHED,
   prefetchedIn,
+  prefetcherOf,
   prefetchersOf,
   restoreBeside,
   restoredBy,
@@ -16,6 +17,7 @@ import {
   SEGMENTS,
   startRecovery,
   untilArchived,
+  untilFull,
   untilNothingIsLeft,
   untilPromoted,
   writeSegments,
@@ -57,12 +59,8 @@ describe.each([12, 18])("PostgreSQL %i", (major) => {
     const { server, reached } = await startRecovery(data, { ...history, gateAt: history.segments[6] });
     await using _ = server;
     await reached();
-    await full(directoryOf(data));
-    // What is ready is marked as being loaded for a moment more.
-    const names = await waitFor(async () => {
-      const found = (await prefetchedIn(directoryOf(data))) ?? [];
-      return found.every((name) => !name.endsWith(".loading")) && found;
-    });
+    await untilFull(directoryOf(data));
+    const names = (await prefetchedIn(directoryOf(data))) ?? [];
     expect(names.filter(isReady).map((name) => name.slice(0, 24))).toEqual(history.segments.slice(6, 14));
     expect(names.filter((name) => !isReady(name))).toEqual(["position", "prefetcher"]);
     expect((await Bun.file(directoryOf(data)).stat()).mode & 0o777).toBe(0o700);
@@ -80,8 +78,8 @@ describe.each([12, 18])("PostgreSQL %i", (major) => {
     const { server, reached, open } = await startRecovery(data, { ...history, gateAt: history.segments[6] });
     await using _ = server;
     await reached();
-    await full(directoryOf(data));
-    const [pid = 0] = await prefetchersOf(data);
+    await untilFull(directoryOf(data));
+    const pid = await prefetcherOf(data);
     process.kill(pid, "SIGKILL");
     await open();
     await untilPromoted(server);
@@ -101,7 +99,7 @@ describe.each([12, 18])("PostgreSQL %i", (major) => {
     await using _ = server;
     await reached();
     await waitFor(async () => (await prefetchersOf(data)).length === 1);
-    const [pid = 0] = await prefetchersOf(data);
+    const pid = await prefetcherOf(data);
     process.kill(pid, "SIGSTOP");
     await open();
     await untilPromoted(server);
@@ -119,7 +117,7 @@ describe.each([12, 18])("PostgreSQL %i", (major) => {
     await using _ = server;
     await reached();
     const victims = history.segments.slice(6, 9);
-    await full(directoryOf(data));
+    await untilFull(directoryOf(data));
     for (const [n, victim] of victims.entries()) {
       const name = (await prefetchedIn(directoryOf(data)))?.find((found) => found.startsWith(victim)) ?? "";
       const path = join(directoryOf(data), name);
@@ -166,7 +164,7 @@ describe.each([12, 18])("PostgreSQL %i", (major) => {
     const { server, reached, open } = await startRecovery(data, { ...history, gateAt: history.segments[6] });
     await using _ = server;
     await reached();
-    await full(directoryOf(data));
+    await untilFull(directoryOf(data));
     expect((await prefetchedIn(join(wal, PREFETCHED)))?.filter(isReady)).toHaveLength(8);
     await open();
     await untilPromoted(server);
@@ -192,7 +190,7 @@ describe.each([12, 18])("PostgreSQL %i", (major) => {
     const { server, reached } = await startRecovery(data, { ...history, gateAt: history.segments[6] });
     await using _ = server;
     await reached();
-    await full(directoryOf(data));
+    await untilFull(directoryOf(data));
     const [pid] = await prefetchersOf(data);
     const open = await Promise.all(
       (await readdir(`/proc/${pid}/fd`)).map(async (fd) => await readlink(`/proc/${pid}/fd/${fd}`).catch(() => "")),
@@ -267,7 +265,7 @@ describe.each([12, 18])("PostgreSQL %i, over a switch of timelines", (major) => 
     });
     await using _ = server;
     await reached();
-    await full(join(data, "pg_wal", PREFETCHED));
+    await untilFull(join(data, "pg_wal", PREFETCHED));
     await open();
     await untilPromoted(server);
     await untilNothingIsLeft(data);
@@ -283,12 +281,6 @@ describe.each([12, 18])("PostgreSQL %i, over a switch of timelines", (major) => 
 });
 
 /** Eight segments that are ready. */
-async function full(directory: string): Promise<void> {
-  await waitFor(async () => ((await prefetchedIn(directory)) ?? []).filter(isReady).length === 8, {
-    what: "8 segments that are ready",
-  });
-}
-
 async function anyS3() {
   const { server, stop } = await anyS3Server();
   return { server, [Symbol.asyncDispose]: stop };

@@ -3,9 +3,9 @@
  * only retention has more.
  */
 import { afterAll, describe, expect, test } from "bun:test";
+import { startWalb } from "../support/backups.ts";
 import { type PostgresServer, startPostgres } from "../support/postgres-server.ts";
 import { directoryRepository, everyS3Repository, type TestRepository } from "../support/repositories.ts";
-import { waitFor } from "../support/wait-for.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
 
 const walb = await walbBinary();
@@ -53,16 +53,18 @@ describe.each(s3.repositories.map(({ name }) => name))("on %s", (name) => {
     await using story = await begin(name);
     const { server, repository } = story;
     await server.switchWal();
-    const env = { ...repository.hostEnv, WALB_ARCHIVE_TIMEOUT: "4s" };
-    const pushing = runWalb(["backup-push"], { as: server, env });
-    await waitFor(async () => (await repository.keys()).some((key) => key.endsWith("walb_claim.json")), {
-      what: "the claim",
-      intervalMs: 20,
+    await using running = await startWalb(server, ["backup-push"], {
+      ...repository.hostEnv,
+      WALB_ARCHIVE_TIMEOUT: "10s",
     });
+    await running.says('" started at ');
+    running.signal("SIGSTOP");
     // From here on nothing is archived, so the backup cannot be completed.
     await server.configure({ archive_command: "/bin/false" });
+    running.signal("SIGCONT");
 
-    const { exitCode, stderr } = await pushing;
+    const { exitCode } = await running.ended();
+    const { stderr } = running;
     expect(exitCode).toBe(76);
     expect(stderr).toMatch(/WARNING: could not remove the unfinished backup "base_[0-9A-F]{24}"/);
     expect(stderr).toContain("delete garbage --min-age 0s --confirm");

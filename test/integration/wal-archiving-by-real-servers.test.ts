@@ -49,11 +49,11 @@ test.each([14, 18])(
     const pid = await archiver();
 
     const failsWith = async (code: number) => {
-      const before = await failures(server);
+      const told = async () => (await server.logText()).split(`archive command failed with exit code ${code}`).length;
+      const [before, toldBefore] = [await failures(server), await told()];
       const segment = await server.switchWal();
+      await server.waitFor(async () => (await told()) > toldBefore, { what: `exit code ${code}`, timeoutMs: 90_000 });
       await untilFailed(server, before);
-      const log = await server.logText();
-      expect(log).toContain(`archive command failed with exit code ${code}`);
       expect(await archiver()).toBe(pid);
       return segment;
     };

@@ -119,6 +119,7 @@ export async function recover(directory: string, env: Environment, settings: Set
   try {
     await server.waitFor(async () => (await server.psql("SELECT pg_is_in_recovery()")) === "f", {
       what: "the end of recovery",
+      timeoutMs: 90_000,
     });
     return server;
   } catch (error) {

@@ -178,6 +178,22 @@ export async function prefetchedIn(directory: string): Promise<readonly string[]
   return (await readdir(directory).catch(() => undefined))?.sort();
 }
 
+/** @throws Error  none runs */
+export async function prefetcherOf(dataDirectory: string): Promise<number> {
+  const [pid] = await prefetchersOf(dataDirectory);
+  if (pid === undefined) throw new Error(`no prefetcher of "${dataDirectory}" runs`);
+  return pid;
+}
+
+/** Until it has all that it is to have ahead. What is ready is marked as being loaded for a moment more. */
+export async function untilFull(directory: string): Promise<void> {
+  const isFull = async () => {
+    const names = (await prefetchedIn(directory)) ?? [];
+    return names.filter(isReady).length === 8 && !names.some((name) => name.endsWith(".loading"));
+  };
+  await waitFor(isFull, { what: "8 segments that are ready" });
+}
+
 export async function untilNothingIsLeft(dataDirectory: string, directory?: string): Promise<void> {
   const kept = directory ?? join(dataDirectory, "pg_wal", PREFETCHED);
   const isGone = async () =>
