@@ -15,21 +15,22 @@ export const CONTENT_SUFFIX = ".zst";
 const SENTINEL_SUFFIX = "_backup_stop_sentinel.json";
 
 /** Ours and WAL-G's; the second group is the parent of a delta, the third the offset in WAL-E's names. */
-const BACKUP_NAME = /^base_([0-9A-F]{24})(_D_[0-9A-F]{24})?(_[0-9A-F]{8})?$/;
+const BACKUP_NAME = /^base_([0-9A-F]{24})(?:_D_([0-9A-F]{24}))?(_[0-9A-F]{8})?$/;
 
 export interface BackupName {
   readonly name: string;
   readonly startSegment: string;
   readonly madeBy: "wal-g" | "wal-e";
-  readonly isDelta: boolean;
+  /** Of a delta: where the backup starts that it is made on, which may be a delta too. undefined: it is none. */
+  readonly parentSegment: string | undefined;
 }
 
 /** "base_000000010000000000000004" → its parts; undefined for any other text. */
 export function parseBackupName(name: string): BackupName | undefined {
-  const match = BACKUP_NAME.exec(name);
-  if (!match?.[1] || parseWalFile(match[1])?.kind !== "segment") return undefined;
-  const isDelta = match[2] !== undefined;
-  return { name, startSegment: match[1], madeBy: match[3] !== undefined && !isDelta ? "wal-e" : "wal-g", isDelta };
+  const [, startSegment, parentSegment, offset] = BACKUP_NAME.exec(name) ?? [];
+  if (!startSegment || parseWalFile(startSegment)?.kind !== "segment") return undefined;
+  const madeBy = offset !== undefined && parentSegment === undefined ? "wal-e" : "wal-g";
+  return { name, startSegment, madeBy, parentSegment };
 }
 
 export const backupNameOf = (startSegment: string) => `base_${startSegment}`;

@@ -139,7 +139,7 @@ export function withPermanence(metadata: Uint8Array, url: string, isPermanent: b
  */
 export function decodeSentinel(backup: BackupName, body: Uint8Array, url: string): Sentinel {
   const fields = JsonFields.parse(new TextDecoder().decode(body), url);
-  if (backup.isDelta || fields.text("DeltaFrom") !== undefined) {
+  if (backup.parentSegment !== undefined || fields.text("DeltaFrom") !== undefined) {
     throw new UsageError(`backup "${backup.name}" is a delta backup, which is not supported`, {
       hint: "Restore it with the tool that wrote it.",
     });

@@ -45,7 +45,7 @@ export async function readInventory(store: ObjectStore, archive: WalArchive): Pr
     if (file?.kind === "history")
       histories.set(file.timeline, parseTimelineHistory(file.timeline, await archive.readText(file)));
   }
-  const others = unreadable.map(({ name }) => ({ name, startSegment: parseBackupName(name)?.startSegment ?? "" }));
+  const others = unreadable.map(({ name }) => parseBackupName(name) ?? { name, startSegment: "" });
   return { backups, others, unfinished, wal, histories };
 }
 

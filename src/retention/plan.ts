@@ -13,11 +13,23 @@ import {
   type WalFile,
 } from "../postgres/wal-segment.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
+import type { BackupName } from "../repository/keys.ts";
 
 export type RetainedBackup = Pick<
   Backup,
-  "name" | "timeline" | "startLsn" | "stopLsn" | "finishedAt" | "isPermanent" | "segmentSize" | "systemIdentifier"
+  | "name"
+  | "startSegment"
+  | "timeline"
+  | "startLsn"
+  | "stopLsn"
+  | "finishedAt"
+  | "isPermanent"
+  | "segmentSize"
+  | "systemIdentifier"
 >;
+
+/** A backup of which only the name is known. */
+export type NamedBackup = Pick<BackupName, "name" | "startSegment"> & Partial<Pick<BackupName, "parentSegment">>;
 
 export interface WalEntry {
   readonly key: string;
@@ -31,10 +43,10 @@ export interface Inventory {
   /** Oldest first, by the time they finished. */
   readonly backups: readonly RetainedBackup[];
   readonly wal: readonly WalEntry[];
-  /** Complete backups that this program cannot restore, such as WAL-E's: kept, with all WAL from their start on. */
-  readonly others: readonly { readonly name: string; readonly startSegment: string }[];
+  /** Complete backups that this program cannot restore, such as WAL-E's: kept, with all WAL from their start on, and their bases. */
+  readonly others: readonly NamedBackup[];
   /** Backups without a sentinel, which may be running: all WAL from their start on is kept, for they are listed when they have it. */
-  readonly unfinished: readonly { readonly name: string; readonly startSegment: string }[];
+  readonly unfinished: readonly NamedBackup[];
   /** Of each timeline whose history is archived; timeline 1 has none and needs none. */
   readonly histories: ReadonlyMap<number, TimelineHistory>;
 }
@@ -124,14 +136,14 @@ const UNFINISHED = "not complete: it may still be running";
 type Verdict = { readonly keep: boolean; readonly because: string };
 
 function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Verdict): RetentionPlan {
-  const judged = inventory.backups.map((backup) => ({ backup, ...judge(backup) }));
+  const others = [...inventory.others, ...inventory.unfinished];
+  const judged = inventory.backups.map((backup) => ({ backup, ...sparingBase(backup, judge(backup), others) }));
   const retained = judged.filter(({ keep }) => keep).map(({ backup }) => backup);
   const permanent = judged.filter(({ keep, backup }) => !keep && backup.isPermanent).map(({ backup }) => backup);
 
   const isNeeded = (file: WalFile) =>
     retained.some((backup) => continues(backup, file, inventory.histories)) ||
     permanent.some((backup) => completes(backup, file));
-  const others = [...inventory.others, ...inventory.unfinished];
   const othersNeed = (file: WalFile) => others.some(({ startSegment }) => isBehind(file, startSegment));
   // Without any complete backup nothing tells what is still needed; the WAL of a cluster that has no backup yet must survive.
   const removable = ({ file }: WalEntry) =>
@@ -153,6 +165,17 @@ function planKeeping(inventory: Inventory, judge: (backup: RetainedBackup) => Ve
     keptWal: inventory.wal.filter((entry) => !removable(entry)).length,
     foreign: inventory.wal.filter(({ file }) => file === undefined).map(({ key }) => key),
   };
+}
+
+/**
+ * A delta has only what changed since the backup that it is made on: without that one, no tool restores it, nor a delta that is made
+ * on it in turn. WAL-G writes the parent's start into a delta's name, so one link after the other is seen without reading any.
+ */
+function sparingBase(backup: RetainedBackup, verdict: Verdict, others: readonly NamedBackup[]): Verdict {
+  const delta = others.find(({ parentSegment }) => parentSegment === backup.startSegment);
+  return verdict.keep || delta === undefined
+    ? verdict
+    : { keep: true, because: `the delta ${delta.name} is made on it` };
 }
 
 /**

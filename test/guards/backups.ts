@@ -257,6 +257,14 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       fails: "no plan removes what a kept backup, or recovery from it, needs",
     },
     {
+      guards: "the backup that a delta is made on stays",
+      file: "retention/plan.ts",
+      search: "...sparingBase(backup, judge(backup), others)",
+      replacement: "...judge(backup)",
+      test: "test/unit/retention/plan.test.ts",
+      fails: "a delta > keeps the backup that it is made on, with its WAL: retain",
+    },
+    {
       guards: "a backup that cannot be read stops everything",
       file: "retention/inventory.ts",
       search: "  if (damaged) {",

@@ -63,10 +63,14 @@ const garbage = ({ inventory }: World) => decided(planGarbage(inventory), invent
 
 function decided(
   plan: RetentionPlan,
-  retained: readonly RetainedBackup[],
-  { backups }: Inventory,
+  wanted: readonly RetainedBackup[],
+  { backups, others, unfinished }: Inventory,
   canDoNothing: boolean,
 ): Decided {
+  // A delta's name ends with where the backup starts that it is made on.
+  const isBase = ({ name }: RetainedBackup) =>
+    [...others, ...unfinished].some((other) => other.name.endsWith(name.replace("base_", "_D_")));
+  const retained = backups.filter((backup) => wanted.includes(backup) || isBase(backup));
   const alone = backups.filter((backup) => !retained.includes(backup) && backup.isPermanent);
   return { plan, retained, alone, mayDoNothing: canDoNothing && retained.length + alone.length === backups.length };
 }

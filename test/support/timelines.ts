@@ -5,6 +5,7 @@
  */
 import { asLsn } from "../../src/postgres/lsn.ts";
 import { parseWalFile, type SegmentSize } from "../../src/postgres/wal-segment.ts";
+import { type BackupName, parseBackupName } from "../../src/repository/keys.ts";
 import type { Inventory, RetainedBackup, WalEntry } from "../../src/retention/plan.ts";
 import type { Random } from "./random.ts";
 
@@ -103,8 +104,14 @@ export function anyWorld(random: Random): World {
     ...backups.filter(() => random.once(2)).map(({ name }) => `${name.slice("base_".length)}.00000028.backup`),
   ];
   const anySegment = () => random.pick(names.filter((name) => name.length === 24));
-  const others = random.once(6) ? [{ name: "a delta", startSegment: anySegment() }] : [];
+  const others = random.once(6) ? [{ name: "a foreign one", startSegment: anySegment() }] : [];
   const unfinished = random.once(4) ? [{ name: "a running one", startSegment: anySegment() }] : [];
+  // Each on any backup or the delta before it, by the name that WAL-G gives it; the last may still be running.
+  for (let count = random.once(3) ? 1 + random.below(3) : 0; count > 0; count--) {
+    const parent = random.pick([...backups, ...others.filter(isDelta), { startSegment: anySegment() }]).startSegment;
+    const delta = parseBackupName(`base_${anySegment()}_D_${parent}`) as BackupName;
+    (count === 1 && random.once(3) ? unfinished : others).push(delta);
+  }
   const foreign = random.list(2, () => ({ key: `wal_005/notes${random.below(9)}.txt`, sizeBytes: 1 }));
   const wal = [...new Set(names)].map(
     (name): WalEntry => ({ key: `wal_005/${name}.zst`, sizeBytes: 1, file: parseWalFile(name) }),
@@ -114,6 +121,8 @@ export function anyWorld(random: Random): World {
     inventory: { backups, wal: shuffled([...wal, ...foreign], random), others, unfinished, histories },
   };
 }
+
+const isDelta = ({ name }: { readonly name: string }) => name.includes("_D_");
 
 const ends = ({ timelines }: Cluster) => timelines.map(({ end }) => end).toSorted((a, b) => Number(a - b));
 
@@ -151,8 +160,10 @@ function anyBackup(random: Random, { systemIdentifier, segmentSize, timelines }:
   const length = timeline.end - timeline.begin + 1n;
   const start = timeline.begin + (random.bigint(40) % length);
   const stop = start + 1n + (random.bigint(random.pick([10, 26])) % (timeline.end - start + 1n));
+  const startSegment = segmentName(timeline.id, start / segmentSize, segmentSize);
   return {
-    name: `base_${segmentName(timeline.id, start / segmentSize, segmentSize)}`,
+    name: `base_${startSegment}`,
+    startSegment,
     timeline: timeline.id,
     startLsn: asLsn(start),
     stopLsn: asLsn(stop),

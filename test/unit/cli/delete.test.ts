@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { runProgram } from "../../../src/cli/program.ts";
 import { openZstd } from "../../../src/codec/zstd.ts";
+import { backupKeys } from "../../../src/repository/keys.ts";
 import { openDirectoryStore } from "../../../src/storage/directory.ts";
 import { putBackup, putWal } from "../../support/stored-backup.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
@@ -74,3 +75,26 @@ test("the plan tells of ranges of WAL, because what a permanent backup needs sta
   for (const n of [1, 4]) await run(directory.path, ["backup-mark", `base_${segments[n]}`, "--impermanent"]);
   expect(await run(directory.path, ["delete", "before", "LATEST"])).toContain(`: ${segments[0]} … ${segments[6]}\n`);
 });
+
+/** Of a kind that this program does not read. */
+async function putSentinel(directory: string, name: string, fields: object): Promise<void> {
+  await using store = await openDirectoryStore({ directory, signal: new AbortController().signal });
+  await store.putIfAbsent(backupKeys(name).sentinel, Buffer.from(JSON.stringify(fields)));
+}
+
+const SPARING = [["retain", "1"], ["before", "LATEST"], ["garbage"]];
+
+test.each(SPARING)(
+  "delete %s %s keeps the full backup that a delta of WAL-G's is made on, and all WAL from its start on",
+  async (...words) => {
+    await using directory = await temporaryDirectory();
+    await repositoryOfTwo(directory.path);
+    const [base, delta] = [`base_${SEGMENTS[1]}`, `base_${SEGMENTS[2]}_D_${SEGMENTS[1]}`];
+    await putSentinel(directory.path, delta, { DeltaFrom: base, DeltaFullName: base });
+    const before = filesIn(directory.path);
+    const said = await run(directory.path, ["delete", ...words.filter(Boolean), "--confirm"]);
+    if (words[0] !== "garbage") expect(said).toContain(`keep    ${base}  the delta ${delta} is made on it\n`);
+    const gone = words[0] === "retain" ? [] : [`wal_005/${SEGMENTS[0]}.zst`];
+    expect(filesIn(directory.path)).toEqual(before.filter((path) => !gone.includes(path)));
+  },
+);

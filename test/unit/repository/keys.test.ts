@@ -49,12 +49,12 @@ describe("keys of a backup", () => {
 });
 
 test.each([
-  [BACKUP, "wal-g", false],
-  [`${BACKUP}_00000028`, "wal-e", false],
-  [`${BACKUP}_D_000000010000000000000002`, "wal-g", true],
-  [`${BACKUP}_D_000000010000000000000002_00000028`, "wal-g", true],
-] as const)("parseBackupName() tells that %s was made by %s", (name, madeBy, isDelta) => {
-  expect(parseBackupName(name)).toEqual({ name, startSegment: SEGMENT, madeBy, isDelta });
+  [BACKUP, "wal-g", undefined],
+  [`${BACKUP}_00000028`, "wal-e", undefined],
+  [`${BACKUP}_D_000000010000000000000002`, "wal-g", "000000010000000000000002"],
+  [`${BACKUP}_D_000000010000000000000002_00000028`, "wal-g", "000000010000000000000002"],
+] as const)("parseBackupName() tells that %s was made by %s, on %s", (name, madeBy, parentSegment) => {
+  expect(parseBackupName(name)).toEqual({ name, startSegment: SEGMENT, madeBy, parentSegment });
   expect(backupOfSentinel(sentinelKey(name))?.name).toBe(name);
 });
 

@@ -9,7 +9,7 @@ import {
   segmentStart,
   segmentsBetween,
 } from "../../../src/postgres/wal-segment.ts";
-import { walKey } from "../../../src/repository/keys.ts";
+import { type BackupName, parseBackupName, walKey } from "../../../src/repository/keys.ts";
 import {
   type Inventory,
   planBefore,
@@ -43,8 +43,10 @@ function backup({
   isPermanent = false,
   systemIdentifier = 7n,
 }: BackupOptions): RetainedBackup {
+  const startSegment = segmentHolding(timeline, lsn(start), SIZE).name;
   return {
-    name: `base_${segmentHolding(timeline, lsn(start), SIZE).name}`,
+    name: `base_${startSegment}`,
+    startSegment,
     timeline,
     startLsn: lsn(start),
     stopLsn: lsn(stop),
@@ -123,6 +125,58 @@ test("a backup of another kind stays, with all WAL from its start on", () => {
   const plan = planRetain(1, { ...INVENTORY, others });
   expect(plan.keep.map(({ name }) => name)).toEqual([others[0]?.name ?? "", THIRD.name]);
   expect(namesOf(plan.removeWal)).toEqual(["01", "02", "03"].map((last) => `${HEX}${last}`));
+});
+
+describe("a delta", () => {
+  const delta = (start: string, parent: string) => parseBackupName(`base_${start}_D_${parent}`) as BackupName;
+  const onFirst = delta(`${HEX}04`, FIRST.startSegment);
+  const base = { name: FIRST.name, because: `the delta ${onFirst.name} is made on it` };
+
+  test.each([
+    ["retain", (inventory: Inventory) => planRetain(1, inventory)],
+    ["before", (inventory: Inventory) => planBefore(THIRD.name, inventory)],
+  ])("keeps the backup that it is made on, with its WAL: %s", (_, plan) => {
+    // One that is still running would be listed without its base in the end.
+    for (const kind of ["others", "unfinished"] as const) {
+      const { keep, removeBackups, removeWal } = plan({ ...INVENTORY, [kind]: [onFirst] });
+      expect(keep).toContainEqual(base);
+      expect(removeBackups.map(({ name }) => name)).toEqual([SECOND.name]);
+      expect(namesOf(removeWal)).toEqual([`${HEX}01`]);
+    }
+  });
+
+  test("keeps it through every delta between them, each of which is kept", () => {
+    const onDelta = delta(`${HEX}07`, onFirst.startSegment);
+    const plan = planRetain(1, { ...INVENTORY, others: [onFirst, onDelta] });
+    expect(plan.keep.map(({ name }) => name)).toEqual([onFirst.name, onDelta.name, FIRST.name, THIRD.name]);
+  });
+
+  test("keeps a permanent one with all WAL from its start on, and not to its stop alone", () => {
+    const plan = planRetain(1, { ...withPermanent(FIRST), others: [onFirst] });
+    expect(plan.keep).toContainEqual(base);
+    expect(namesOf(plan.removeWal)).toEqual([`${HEX}01`]);
+  });
+
+  test("of another timeline keeps its parent's, and none that starts at the same place of its own", () => {
+    const onNew = backup({ timeline: 2, start: "0/2000028", stop: "0/2000100", day: 2 });
+    const others = [delta("000000020000000000000004", FIRST.startSegment)];
+    const plan = planRetain(1, { ...INVENTORY, backups: [FIRST, onNew, THIRD], others });
+    expect(plan.removeBackups.map(({ name }) => name)).toEqual([onNew.name]);
+  });
+
+  test("changes nothing of what is kept for a reason of its own, nor of what garbage keeps", () => {
+    const onThird = delta(`${HEX}09`, THIRD.startSegment);
+    expect(planRetain(1, { ...INVENTORY, others: [onThird] }).keep).toContainEqual({
+      name: THIRD.name,
+      because: "1st newest; 1 is kept",
+    });
+    expect(namesOf(planGarbage({ ...INVENTORY, others: [onFirst] }).removeWal)).toEqual([`${HEX}01`]);
+  });
+
+  test("goes with its base when everything goes", () => {
+    const plan = planEverything({ ...INVENTORY, others: [onFirst] });
+    expect(plan.removeBackups.map(({ name }) => name)).toEqual([onFirst.name, FIRST.name, SECOND.name, THIRD.name]);
+  });
 });
 
 describe("a backup that is not complete", () => {
@@ -309,9 +363,11 @@ function randomWorld({ below, pick }: ReturnType<typeof random>): World {
     const { timeline, begin, end } = pick(branches);
     const start = begin + BigInt(below(Number(end - begin)));
     const stop = start + BigInt(1 + below(Number(end - start)));
+    const startSegment = segmentHolding(timeline, asLsn(start), SIZE).name;
     return {
       // Names are unique in a repository; here by the day.
-      name: `${segmentHolding(timeline, asLsn(start), SIZE).name} of day ${n}`,
+      name: `${startSegment} of day ${n}`,
+      startSegment,
       timeline,
       startLsn: asLsn(start),
       stopLsn: asLsn(stop),
