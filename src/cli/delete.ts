@@ -11,7 +11,7 @@ export const remove: Command = {
   name: "delete",
   summary: "show what retention would remove; remove it with --confirm",
   description:
-    "WHAT is one of\n  retain N      keep the newest N backups and the WAL from the oldest of them on\n  before NAME   keep the backup NAME and what is newer\n  garbage       what failed backups left, and WAL that no backup needs\n  everything    all backups and all WAL; with FORCE permanent ones too\n  old-versions  what WAL-E stored before its format 005\nPermanent backups (backup-mark) stay, with the WAL that they need. Nothing is removed without --confirm, and nothing at all when something in the repository cannot be read.",
+    "WHAT is one of\n  retain N      keep the newest N backups and the WAL from the oldest of them on\n  before NAME   keep the backup NAME and what is newer\n  garbage       what failed backups left, and WAL that no backup needs\n  everything    all backups and all WAL; with FORCE permanent ones and unknown kinds too\n  old-versions  what WAL-E stored before its format 005\nPermanent backups (backup-mark) stay, with the WAL that they need. Nothing is removed without --confirm, and nothing at all when something in the repository cannot be read.",
   positionals: {
     what: { help: "retain, before, garbage, everything or old-versions" },
     value: { help: "N, NAME or FORCE", optional: true },
@@ -99,13 +99,7 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
 
   everything: (deletion) =>
     deleteByPlan(deletion, async ({ planEverything }, inventory) => {
-      const permanent = inventory.backups.filter(({ isPermanent }) => isPermanent).map(({ name }) => `"${name}"`);
-      if (permanent.length > 0 && deletion.value !== "FORCE") {
-        throw new UsageError("there are permanent backups", {
-          detail: `${permanent.join(", ")}.`,
-          hint: 'Take the marks back with "wal-b backup-mark NAME --impermanent", or say "delete everything FORCE".',
-        });
-      }
+      if (deletion.value !== "FORCE") refusePermanent(inventory);
       return planEverything(inventory);
     }),
 
@@ -143,6 +137,24 @@ const DELETIONS: Record<What, (deletion: Deletion) => Promise<void>> = {
     if (acts) await repository.store.delete(keys);
   },
 };
+
+/** @throws UsageError  a backup is permanent, or nobody can tell */
+function refusePermanent({ backups, others }: Inventory): void {
+  const quoted = (some: readonly { readonly name: string }[]) => some.map(({ name }) => `"${name}"`).join(", ");
+  const permanent = backups.filter(({ isPermanent }) => isPermanent);
+  if (permanent.length > 0) {
+    throw new UsageError("there are permanent backups", {
+      detail: `${quoted(permanent)}.`,
+      hint: 'Take the marks back with "wal-b backup-mark NAME --impermanent", or say "delete everything FORCE".',
+    });
+  }
+  if (others.length > 0) {
+    throw new UsageError("there are backups of a kind that this program does not know, which may be permanent", {
+      detail: `${quoted(others)}.`,
+      hint: 'Remove them with the program that wrote them, or say "delete everything FORCE".',
+    });
+  }
+}
 
 /** WAL-E took a segment's name as well: then everything before the oldest backup that starts at it or later goes. */
 async function nameOf(

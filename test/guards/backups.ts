@@ -265,6 +265,14 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       fails: "a delta > keeps the backup that it is made on, with its WAL: retain",
     },
     {
+      guards: "a backup that may be permanent, and cannot be read, goes only when FORCE is said",
+      file: "cli/delete.ts",
+      search: "  if (others.length > 0) {",
+      replacement: "  if (false) {",
+      test: "test/unit/cli/delete.test.ts",
+      fails: "delete everything without FORCE removes nothing beside a backup that may be permanent: of a newer format",
+    },
+    {
       guards: "a backup that cannot be read stops everything",
       file: "retention/inventory.ts",
       search: "  if (damaged) {",

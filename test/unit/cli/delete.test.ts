@@ -2,6 +2,7 @@
 import { expect, test } from "bun:test";
 import { runProgram } from "../../../src/cli/program.ts";
 import { openZstd } from "../../../src/codec/zstd.ts";
+import { UsageError } from "../../../src/errors.ts";
 import { backupKeys } from "../../../src/repository/keys.ts";
 import { openDirectoryStore } from "../../../src/storage/directory.ts";
 import { putBackup, putWal } from "../../support/stored-backup.ts";
@@ -96,5 +97,32 @@ test.each(SPARING)(
     if (words[0] !== "garbage") expect(said).toContain(`keep    ${base}  the delta ${delta} is made on it\n`);
     const gone = words[0] === "retain" ? [] : [`wal_005/${SEGMENTS[0]}.zst`];
     expect(filesIn(directory.path)).toEqual(before.filter((path) => !gone.includes(path)));
+  },
+);
+
+test.each([
+  ["a delta", `base_${SEGMENTS[2]}_D_${SEGMENTS[1]}`, {}],
+  ["WAL-E's", `base_${SEGMENTS[2]}_00000040`, {}],
+  ["of a newer format", `base_${SEGMENTS[2]}`, { IsPermanent: true, WalB: { FormatVersion: 99 } }],
+])(
+  "delete everything without FORCE removes nothing beside a backup that may be permanent: %s",
+  async (_, name, fields) => {
+    await using directory = await temporaryDirectory();
+    await repositoryOfTwo(directory.path);
+    await putSentinel(directory.path, name, fields);
+    const before = filesIn(directory.path);
+    const refusal = run(directory.path, ["delete", "everything", "--confirm"]);
+    await expect(refusal).rejects.toBeInstanceOf(UsageError);
+    await expect(refusal).rejects.toMatchObject({
+      message: "there are backups of a kind that this program does not know, which may be permanent",
+      detail: `"${name}".`,
+      hint: 'Remove them with the program that wrote them, or say "delete everything FORCE".',
+    });
+    expect(filesIn(directory.path)).toEqual(before);
+    expect(await run(directory.path, ["delete", "everything", "FORCE"])).toContain(
+      `remove  ${name}  everything goes\n`,
+    );
+    await run(directory.path, ["delete", "everything", "FORCE", "--confirm"]);
+    expect(filesIn(directory.path)).toEqual([]);
   },
 );
