@@ -229,6 +229,15 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
     );
   }
   if (code === "RequestTimeTooSkewed") return new StorageError(action, failed("Set this machine's clock."));
+  // A 403 that no credentials change. The object is there and whole; asked again within minutes, it is where it was.
+  if (code === "InvalidObjectState") {
+    return new StorageError(
+      action,
+      failed(
+        "The object is in an archive storage class. Have the store restore a copy of it first, by RestoreObject, and keep lifecycle rules that move objects there away from this prefix.",
+      ),
+    );
+  }
   if (status === 401 || status === 403 || isRefusal(code)) return new AccessError(action, failed(accessHint(code)));
   if (code === "InvalidStorageClass") return new UsageError(action, failed("The store has no such storage class."));
   if (code === "EntityTooLarge") return new StorageError(action, failed("The store limits the size of an object."));

@@ -154,6 +154,7 @@ describe("get() fails at once, with the failure that says what is known", () => 
     [404, "NoSuchBucket", {}, UsageError, '"bucket" does not exist'],
     [403, "AccessDenied", {}, AccessError, "s3:GetObject"],
     [403, "SignatureDoesNotMatch", {}, AccessError, "AWS_SECRET_ACCESS_KEY"],
+    [403, "InvalidObjectState", {}, StorageError, "in an archive storage class"],
     [403, "InvalidAccessKeyId", {}, AccessError, "AWS_ACCESS_KEY_ID"],
     [400, "ExpiredToken", {}, AccessError, "no longer valid"],
     [301, "PermanentRedirect", { "x-amz-bucket-region": "eu-west-3" }, UsageError, "AWS_REGION=eu-west-3"],
