@@ -115,6 +115,8 @@ What wal-b says stands above the server's line. The same on PostgreSQL 12, 15 an
 | line | what happened, and what comes next |
 | --- | --- |
 | \`LOG:  archive command failed with exit code 69\` | wal-push failed, here because of the store. The segment stays in pg_wal, and PostgreSQL tries again |
+| \`LOG:  archive command failed with exit code 65\` below \`"….partial" is already archived with different content\` | two servers were promoted inside this segment, one after the other. The new timeline's segments are archived all the same, ahead of their turn. Recovery never reads a partial segment: keep a copy if you want one, and rename its mark in pg_wal/archive_status from \`.ready\` to \`.done\` |
+| \`LOG:  archive command failed with exit code 65\` below \`"….history" is already archived with different content\` | two servers were promoted to the same timeline. Nothing of the second one is archived: restore it again and promote it with a restore_command that reaches the archive, or give it a prefix of its own and take a base backup |
 | \`WARNING:  archiving write-ahead log file "…" failed too many times, will try again later\` | the third time in a row; the next try is within a minute |
 | \`FATAL:  archive command failed with exit code 143\` | somebody ended wal-push with SIGTERM. The archiver ends with it, and another one is started within a minute |
 | \`FATAL:  archive command was terminated by signal 15: Terminated\` | the same, and the shell between got the signal, too |

@@ -54,9 +54,11 @@ export async function pushWal(path: string, context: WalPushContext): Promise<vo
 
   const memory = new ByteBudget(MEMORY_BYTES);
   const requested = write(await prepare({ path, file, memory }, context), context);
-  const others = archiveOthers({ path, file, memory }, requested, context);
-  // Told once the requested one is archived, and not before that.
-  others.catch(() => {});
+  const mayFollow = othersMayFollow(file, requested);
+  const others = archiveOthers({ path, file, memory }, mayFollow, context);
+  // What went wrong with them is told once the requested one is archived, and not before that.
+  const ended = others.catch(() => {});
+  if (await mayFollow) await ended;
   await requested;
   await others;
 }
@@ -105,10 +107,22 @@ async function write(prepared: Prepared, { archive, proof, log }: WalPushContext
   if (!(await isArchived(path, file, archive))) {
     throw new IntegrityError(`"${file.name}" is already archived with different content`, {
       detail: `${archive.urlOf(file.name)} was left as it is.`,
-      hint: "Check that no other cluster archives to this prefix. A server that was restored and started without recovery.signal writes on the old timeline: restore it again, with recovery.signal, or give it a prefix of its own.",
+      hint: conflictHint(file),
     });
   }
   log.info(`"${file.name}" was already archived with the same content`);
+}
+
+/** How that comes about differs by what it is. */
+function conflictHint({ kind, name }: WalFile): string {
+  switch (kind) {
+    case "partial":
+      return `Two servers were promoted inside this segment, one after the other. Recovery never reads this file: keep a copy if you want one, then rename archive_status/${name}.ready in pg_wal to ${name}.done, and archiving goes on.`;
+    case "history":
+      return "Two servers were promoted to the same timeline, the second one without a restore_command that reached the archive. Restore this one again and promote it with such a restore_command, so that it gets a timeline of its own; or give it a prefix of its own and take a base backup.";
+    default:
+      return "Check that no other cluster archives to this prefix. A server that was restored and started without recovery.signal writes on the old timeline: restore it again, with recovery.signal, or give it a prefix of its own.";
+  }
 }
 
 /** Whether the archive has this very content. The store has just said that it has something under the name. */
@@ -137,14 +151,19 @@ async function isArchived(path: string, file: WalFile, archive: WalArchive): Pro
 }
 
 /**
- * Reads and compresses others while the requested one is written, and writes them after it: where that one conflicts with what is
- * archived, this server writes another history than the archive's, and none of its WAL may follow.
+ * Where the requested one conflicts with what is archived, this server writes another history than the archive's, and none of its
+ * WAL may follow. A partial segment proves no such thing: it ends a timeline that the server has left, recovery never asks for it,
+ * and PostgreSQL asks for it before all WAL of the new timeline, which would wait as long as the conflict lasts.
  */
-async function archiveOthers({ path, file, memory }: Place, requested: Promise<void>, context: WalPushContext) {
-  const mayFollow = requested.then(
+function othersMayFollow(file: WalFile, requested: Promise<void>): Promise<boolean> {
+  return requested.then(
     () => true,
-    () => false,
+    (error: unknown) => file.kind === "partial" && error instanceof IntegrityError,
   );
+}
+
+/** Reads and compresses others while the requested one is written, and writes them after it. */
+async function archiveOthers({ path, file, memory }: Place, mayFollow: Promise<boolean>, context: WalPushContext) {
   const waiting = (await waitingSegments(dirname(path), file.name)).slice(0, context.poolSize - 1);
   await forEachAtOnce(context.poolSize, waiting, (other) =>
     archiveWaiting({ path: join(dirname(path), other.name), file: other, memory }, mayFollow, context),

@@ -145,6 +145,25 @@ describe("segments that wait", () => {
     expect(same(await site.archived(B), walContent(B))).toBe(true);
   });
 
+  test("are archived beside a partial segment that conflicts, which stays PostgreSQL's, and its failure is the exit code", async () => {
+    await using site = await Site.create();
+    const partial = `${A}.partial`;
+    const next = `00000003${A.slice(8)}`;
+    await site.write(`pg_wal/${partial}`, walContent(A));
+    expect(await site.walb(["wal-push", `pg_wal/${partial}`])).toMatchObject({ exitCode: 0 });
+    await site.waiting(partial, { fill: 8 });
+    await site.waiting(next);
+    expect(await site.walb(["--terse", "wal-push", `pg_wal/${partial}`])).toMatchObject({
+      exitCode: 65,
+      stderr: `wal-b: ERROR: "${partial}" is already archived with different content
+  DETAIL: file://${site.archive}/${partial}.zst was left as it is.
+  HINT: Two servers were promoted inside this segment, one after the other. Recovery never reads this file: keep a copy if you want one, then rename archive_status/${partial}.ready in pg_wal to ${partial}.done, and archiving goes on.\n`,
+    });
+    expect(await site.marks()).toEqual([`${partial}.ready`, `${next}.done`]);
+    expect(same(await site.archived(partial), walContent(A))).toBe(true);
+    expect(same(await site.archived(next), walContent(next))).toBe(true);
+  });
+
   test("the failure of the requested one is the exit code, whatever the others did", async () => {
     await using site = await Site.create();
     for (const name of [A, B]) await site.waiting(name);

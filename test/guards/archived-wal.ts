@@ -83,6 +83,14 @@ export const WAL_GUARDS: readonly Guard[] = [
       fails: "refuses other content under the same name and keeps the first",
     },
     {
+      guards: "nothing of a server's other history is archived beside what conflicts",
+      file: "wal/push.ts",
+      search: '(error: unknown) => file.kind === "partial" && error instanceof IntegrityError,',
+      replacement: "() => true,",
+      test: "test/unit/wal/push.test.ts",
+      fails: "pushWal() archives nothing else when the requested segment conflicts",
+    },
+    {
       guards: "after a lost answer, an object is told from another writer's",
       file: "storage/s3-write.ts",
       search: "if (isUncertain && (await this.#isOurs(key, writeId)))",

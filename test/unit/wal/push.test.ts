@@ -260,3 +260,52 @@ test("pushWal() archives nothing else when the requested segment conflicts: this
   expect(site.store.keys).toEqual([`wal_005/${FIRST}.zst`]);
   expect(await site.marks()).toEqual([`${SECOND}.ready`]);
 });
+
+test("pushWal() archives the new timeline's segments when the old one's partial segment conflicts: recovery never asks for that", async () => {
+  await using site = await setUp();
+  const partial = `${FIRST}.partial`;
+  const [next, later] = ["000000030000000000000001", "000000030000000000000002"] as const;
+  await site.write(partial, { fill: 1 });
+  await site.push(partial);
+  // Another standby is promoted, which had received more.
+  await site.write(partial, { fill: 2 });
+  for (const name of [next, later]) await site.write(name);
+  for (const name of [partial, next, later]) await site.markReady(name);
+  const before = await site.store.get(walKey(partial), 2 ** 20);
+
+  const refused = await site.push(partial).catch((error: unknown) => error);
+  expect(refused).toBeInstanceOf(IntegrityError);
+  expect((refused as IntegrityError).message).toBe(`"${partial}" is already archived with different content`);
+  expect((refused as IntegrityError).hint).toContain(
+    `rename archive_status/${partial}.ready in pg_wal to ${partial}.done`,
+  );
+  expect(await site.store.get(walKey(partial), 2 ** 20)).toEqual(before);
+  expect(site.store.keys).toEqual([partial, next, later].map(walKey));
+  expect(await site.marks()).toEqual([`${partial}.ready`, `${next}.done`, `${later}.done`]);
+});
+
+test("pushWal() archives nothing else when the store fails at a partial segment", async () => {
+  await using site = await setUp();
+  const partial = `${FIRST}.partial`;
+  for (const name of [partial, SECOND]) {
+    await site.write(name);
+    await site.markReady(name);
+  }
+  const putIfAbsent = () => Promise.reject(new StorageError("time-out"));
+  await expect(site.push(partial, { archive: { ...site.archive, putIfAbsent } })).rejects.toThrow("time-out");
+  expect(await site.marks()).toEqual([`${partial}.ready`, `${SECOND}.ready`]);
+});
+
+test("pushWal() archives nothing else when a timeline history conflicts, and tells that the timeline is taken", async () => {
+  await using site = await setUp();
+  const [history, next] = ["00000002.history", "000000020000000000000001"] as const;
+  await writeFile(site.path(history), historyContent());
+  await site.push(history);
+  await writeFile(site.path(history), historyContent("1\t0/3000100\tno recovery target specified\n"));
+  await site.write(next);
+  await site.markReady(next);
+  const refused = await site.push(history).catch((error: unknown) => error);
+  expect((refused as IntegrityError).hint).toStartWith("Two servers were promoted to the same timeline");
+  expect(site.store.keys).toEqual([walKey(history)]);
+  expect(await site.marks()).toEqual([`${next}.ready`]);
+});
