@@ -1,7 +1,7 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
-import { dirname, resolve } from "node:path";
-import { Failure, NotFoundError } from "../errors.ts";
-import { readSystemIdentifier } from "../postgres/pg-control.ts";
+import { resolve } from "node:path";
+import { NotFoundError } from "../errors.ts";
+import { systemIdentifierBeside } from "../postgres/pg-control.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { prefetcherFor } from "./prefetcher.ts";
@@ -76,14 +76,4 @@ function withDeadline(context: CommandContext, destination: string): CommandCont
   };
   const deadline = deadlines[recoveryState(context.workingDirectory, [destination])];
   return { ...context, settings: { ...context.settings, retryDeadlineMs: deadline } };
-}
-
-/** Of the data directory that the destination is in; undefined when it is in none. */
-function systemIdentifierBeside(destination: string): bigint | undefined {
-  try {
-    return readSystemIdentifier(dirname(dirname(destination)));
-  } catch (error) {
-    if (error instanceof Failure) return undefined;
-    throw error;
-  }
 }

@@ -6,8 +6,8 @@
  * because guessed offsets would look like facts.
  */
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
-import { IntegrityError, PostgresError, reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
+import { dirname, join, resolve } from "node:path";
+import { Failure, IntegrityError, PostgresError, reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
 import { crc32c } from "./crc32c.ts";
 import { asLsn, type Lsn } from "./lsn.ts";
 
@@ -105,6 +105,19 @@ export function readSystemIdentifier(dataDirectory: string): bigint {
   const bytes = readBytes(path);
   if (bytes.byteLength < MAX_SAFE_BYTES) throw cutOff(bytes, path);
   return bytes.readBigUInt64LE(0);
+}
+
+/**
+ * Of the data directory that a file of pg_wal is in; undefined when it is in none. By the names in its path: pg_wal may be a link to
+ * another place.
+ */
+export function systemIdentifierBeside(path: string): bigint | undefined {
+  try {
+    return readSystemIdentifier(dirname(dirname(resolve(path))));
+  } catch (error) {
+    if (error instanceof Failure) return undefined;
+    throw error;
+  }
 }
 
 /** The whole file with a right checksum, for a backup. Throws as `readPgControl` does. */

@@ -20,6 +20,7 @@ import {
   systemCodeOf,
   UsageError,
 } from "../errors.ts";
+import { systemIdentifierBeside } from "../postgres/pg-control.ts";
 import { parseWalFile, type WalFile } from "../postgres/wal-segment.ts";
 import type { OverwriteProof } from "../repository/overwrite-proof.ts";
 import type { PreparedWal, WalArchive } from "../repository/wal-archive.ts";
@@ -88,7 +89,9 @@ async function prepare({ path, file, memory }: Place, { archive, identity }: Wal
   const opened = held.use(openWal(path));
   const lease = held.use(await memory.take(3 * opened.sizeBytes));
   const wal = await archive.prepare(file, opened);
-  if (wal.systemIdentifier !== undefined) await identity.check(wal.systemIdentifier);
+  // Histories do not say whose they are. A foreign one would take the timeline from the cluster that the archive belongs to.
+  const systemIdentifier = wal.systemIdentifier ?? systemIdentifierBeside(path);
+  if (systemIdentifier !== undefined) await identity.check(systemIdentifier);
   if (wal.body instanceof Uint8Array) lease.shrinkTo(wal.body.byteLength);
   const kept = held.move();
   return { path, file, wal, [Symbol.dispose]: () => kept.dispose() };

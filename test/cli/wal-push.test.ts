@@ -73,6 +73,24 @@ describe("what PostgreSQL archives", () => {
       `It holds "${B}" of the cluster with system identifier 7420325342344323423; this one has 42.`,
     );
   });
+
+  test("a timeline history of another cluster is refused by its data directory's pg_control, and archived from elsewhere", async () => {
+    await using site = await Site.create();
+    await site.segment(A);
+    expect(await site.walb(["wal-push", `pg_wal/${A}`])).toMatchObject({ exitCode: 0 });
+    const path = await site.write("pg_wal/00000002.history", historyContent());
+    await site.control(42n);
+    for (const word of ["pg_wal/00000002.history", path]) {
+      const { exitCode, stderr } = await site.walb(["wal-push", word]);
+      expect({ exitCode, stderr }).toMatchObject({
+        exitCode: 65,
+        stderr: expect.stringContaining(`the archive at file://${site.repository} belongs to another cluster\n`),
+      });
+    }
+    expect(await archivedNames(site)).toEqual([`${A}.zst`]);
+    const elsewhere = await site.write("00000002.history", historyContent());
+    expect(await site.walb(["wal-push", elsewhere])).toMatchObject({ exitCode: 0 });
+  });
 });
 
 describe("segments that wait", () => {

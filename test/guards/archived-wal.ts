@@ -123,6 +123,14 @@ export const WAL_GUARDS: readonly Guard[] = [
       fails: "another cluster's archive is refused with both identifiers, every time",
     },
     {
+      guards: "another cluster's timeline history is not taken in, although it does not say whose it is",
+      file: "wal/push.ts",
+      search: "wal.systemIdentifier ?? systemIdentifierBeside(path)",
+      replacement: "wal.systemIdentifier",
+      test: "test/unit/wal/push.test.ts",
+      fails: "refuses a timeline history of another cluster, by the pg_control beside it",
+    },
+    {
       guards: "a store that ignores the condition is found out",
       file: "repository/overwrite-proof.ts",
       search: "    if (refuses) return;\n",

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { mkdir, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openZstd } from "../../../src/codec/zstd.ts";
 import {
@@ -20,7 +20,14 @@ import { recordingLog } from "../../support/expect-log.ts";
 import { type Fault, FaultStore } from "../../support/fault-store.ts";
 import { MemoryObjectStore } from "../../support/memory-object-store.ts";
 import { temporaryDirectory } from "../../support/temporary-directory.ts";
-import { historyContent, MiB, type WalContentOptions, walContent } from "../../support/wal-content.ts";
+import {
+  historyContent,
+  MiB,
+  SYSTEM_IDENTIFIER,
+  type WalContentOptions,
+  walContent,
+} from "../../support/wal-content.ts";
+import { controlFile } from "../postgres/control-file.ts";
 
 const zstd = await openZstd(3);
 const [FIRST, SECOND, THIRD] = [1, 2, 3].map((n) => `00000001000000000000000${n}`) as [string, string, string];
@@ -41,7 +48,12 @@ async function setUp(fault?: Fault) {
     archive,
     calls: () => faulty.calls,
     expectLog,
+    walDirectory,
     path: (name: string) => join(walDirectory, name),
+    async control(systemIdentifier: bigint) {
+      await mkdir(join(directory.path, "global"), { recursive: true });
+      await writeFile(join(directory.path, "global/pg_control"), controlFile({ systemIdentifier }));
+    },
     push: (name: string, options: Partial<WalPushContext> = {}) =>
       pushWal(join(walDirectory, name), { ...context, ...options }),
     write: (name: string, options?: WalContentOptions) =>
@@ -224,6 +236,33 @@ describe("pushWal()", () => {
     const before = site.calls().length;
     await site.push(THIRD);
     expect(site.calls().slice(before)).toEqual([`putIfAbsent ${walKey(THIRD)}`]);
+  });
+
+  test.each([
+    ["a timeline history", "00000002.history", historyContent()],
+    ["a backup history", `${SECOND}.00000028.backup`, Buffer.from("START WAL LOCATION: 0/2000028\n")],
+  ])("refuses %s of another cluster, by the pg_control beside it", async (_, name, content) => {
+    await using site = await setUp();
+    await site.write(FIRST);
+    await site.push(FIRST);
+    await writeFile(site.path(name), content);
+    await site.control(8n);
+    await expect(site.push(name)).rejects.toThrow("the archive at memory://test belongs to another cluster");
+    // pg_wal on another disk: beside what its link leads to, there is no pg_control.
+    const elsewhere = join(site.walDirectory, "../elsewhere/wal");
+    await mkdir(join(elsewhere, ".."));
+    await rename(site.walDirectory, elsewhere);
+    await symlink(elsewhere, site.walDirectory);
+    await expect(site.push(name)).rejects.toThrow("belongs to another cluster");
+    expect(site.store.keys).toEqual([walKey(FIRST)]);
+
+    // The archive's own cluster, which is remembered, needs one request as before.
+    await site.control(SYSTEM_IDENTIFIER);
+    await site.write(SECOND);
+    await site.push(SECOND);
+    const before = site.calls().length;
+    await site.push(name);
+    expect(site.calls().slice(before)).toEqual([`putIfAbsent ${walKey(name)}`]);
   });
 
   test.each([
