@@ -36,7 +36,7 @@ const TELL_AFTER_MS = 10_000;
 const TELL_EVERY_MS = 60_000;
 
 /** For the SDK's send(). */
-type Abort = { readonly abortSignal: AbortSignal };
+export type Abort = { readonly abortSignal: AbortSignal };
 
 export class S3Bucket {
   readonly location: string;

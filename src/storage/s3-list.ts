@@ -5,11 +5,11 @@ import {
   ListObjectsV2Command,
   type ListObjectsV2CommandOutput,
 } from "@aws-sdk/client-s3";
-import { StorageError } from "../errors.ts";
+import { NotFoundError, StorageError } from "../errors.ts";
 import { compareKeys } from "./object-key.ts";
 import type { ObjectEntry, ObjectKey, UnfinishedUpload } from "./object-store.ts";
 import { BadAnswerError } from "./s3-answer.ts";
-import { type S3Bucket, sizeOf } from "./s3-bucket.ts";
+import { type Abort, type S3Bucket, sizeOf } from "./s3-bucket.ts";
 
 export async function* listObjects(bucket: S3Bucket, prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry> {
   let last = "";
@@ -48,7 +48,7 @@ export async function* listUnfinishedUploads(bucket: S3Bucket, prefix: string): 
   const action = `could not list the unfinished uploads of "${bucket.urlOf(prefix)}"`;
   let after: { KeyMarker?: string; UploadIdMarker?: string } = {};
   for (;;) {
-    const page = await bucket.ask(action, async (abort) => {
+    const page = await askForList(bucket, action, async (abort) => {
       const answer = await bucket.client.send(
         new ListMultipartUploadsCommand({ Bucket: bucket.name, ...after }),
         abort,
@@ -87,7 +87,7 @@ async function* pagesOf(
       ...(after === undefined ? {} : { StartAfter: bucket.prefix + after }),
       ...(token === undefined ? {} : { ContinuationToken: token }),
     });
-    const page = await bucket.ask(action, async (abort) => {
+    const page = await askForList(bucket, action, async (abort) => {
       const answer = await bucket.client.send(request, abort);
       checkIsList(answer, "objects");
       for (const { Size } of answer.Contents ?? []) sizeOf(Size);
@@ -97,6 +97,27 @@ async function* pagesOf(
     if (!page.IsTruncated) return;
     if (!page.NextContinuationToken || page.NextContinuationToken === token) throw endless(action);
     token = page.NextContinuationToken;
+  }
+}
+
+/**
+ * "No such key" is the answer to a request for an object: of an endpoint that has a bucket's name in it already, the name of the bucket
+ * behind it is taken for a key. Everything is absent there, and nothing of that is proved.
+ */
+async function askForList<Answer>(
+  bucket: S3Bucket,
+  action: string,
+  work: (abort: Abort) => Promise<Answer>,
+): Promise<Answer> {
+  try {
+    return await bucket.ask(action, work);
+  } catch (cause) {
+    if (!(cause instanceof NotFoundError)) throw cause;
+    throw new StorageError(action, {
+      detail: cause.detail,
+      hint: "That is no answer to a list. Check that the endpoint does not have the bucket's name in it already.",
+      cause,
+    });
   }
 }
 

@@ -85,6 +85,12 @@ const CLASSES: readonly FailureClass[] = [
     s3: ({ target }) => (target.includes("list-type") ? s3Error(403, "AccessDenied") : s3Error(404, "NoSuchKey")),
   },
   {
+    what: "an endpoint with the bucket's name in it, where the name behind it is taken for a key",
+    code: 69,
+    inRecovery: 200,
+    s3: () => s3Error(404, "NoSuchKey"),
+  },
+  {
     what: "a store that closes the connection",
     code: 69,
     inRecovery: 200,

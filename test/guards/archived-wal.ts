@@ -149,6 +149,14 @@ export const WAL_GUARDS: readonly Guard[] = [
       fails: "listLevel()",
     },
     {
+      guards: "no such key, in place of a list, is no absence",
+      file: "storage/s3-list.ts",
+      search: "if (!(cause instanceof NotFoundError)) throw cause;",
+      replacement: "throw cause;",
+      test: "test/unit/storage/s3.test.ts",
+      fails: "does not take no such key for absence: an endpoint with the bucket's name in it says so of everything",
+    },
+    {
       guards: "only the store's own word, in a 404, is absence",
       file: "storage/s3-answer.ts",
       search: 'if (code === "NoSuchKey" && status === 404) return',

@@ -591,6 +591,21 @@ describe("list()", () => {
     expect(it.server.requests.length).toBeLessThan(4);
   });
 
+  test("does not take no such key for absence: an endpoint with the bucket's name in it says so of everything", async () => {
+    await using it = await setUp(() => s3Error(404, "NoSuchKey"));
+    for (const work of [
+      () => Array.fromAsync(it.store.list("")),
+      () => it.store.listLevel(""),
+      () => Array.fromAsync(it.store.listUnfinishedUploads("")),
+    ]) {
+      const error = await failure(work);
+      expect(error).toBeInstanceOf(StorageError);
+      expect(error.message).toStartWith("could not list ");
+      expect(error.detail).toContain("S3 answered 404 NoSuchKey");
+    }
+    expect(it.server.requests).toHaveLength(3);
+  });
+
   test("is empty when the store says so", async () => {
     await using it = await setUp(() => EMPTY_LIST);
     expect(await Array.fromAsync(it.store.list(""))).toEqual([]);
