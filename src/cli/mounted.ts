@@ -1,6 +1,7 @@
 /**
- * Whether a repository in a directory is the one that is meant: a mount point at which nothing is mounted is a directory too, in
- * which every file is missing, and in which archived WAL would be lost from sight once the file system is mounted again.
+ * Whether a repository is the one that is meant: a mount point at which nothing is mounted is a directory too, in which every file
+ * is missing, and in which archived WAL would be lost from sight once the file system is mounted again. Under a prefix that is
+ * misspelt, a bucket has no file either.
  */
 import { lstat, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
@@ -8,6 +9,7 @@ import { reasonOf, StorageError, systemCodeOf } from "../errors.ts";
 import { BACKUPS, WAL } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { HostMemory } from "../system/host-memory.ts";
+import type { Prefix } from "./prefix.ts";
 
 /**
  * A repository that this host has seen in use on one file system does not begin anew on another.
@@ -30,19 +32,23 @@ export async function checkStillMounted(directory: string, location: string, mem
 }
 
 /**
- * Looks for one object in the two directories that are ours. What else is there is nobody's business: at the root of a file
+ * Looks for one object in the two folders that are ours. What else is there is nobody's business: at the root of a file
  * system it is a lost+found, which only root may read.
  *
+ * @param prefix  of the store
  * @throws StorageError  so that absence is not taken for proved: nothing that wal-b or WAL-G wrote is there, or it is behind a
- *                       link, which may lead to where nothing is mounted
+ *                       link, which may lead to where nothing is mounted; or the store did not answer
+ * @throws AccessError   the store refused to list
  */
-export async function checkNotEmpty(store: ObjectStore, directory: string): Promise<void> {
-  for (const folder of [WAL, BACKUPS]) await checkIsNoLink(resolve(directory, folder));
-  // Backups first: they are few where segments are many, and a list is sorted before it begins.
+export async function checkNotEmpty(store: ObjectStore, prefix: Prefix): Promise<void> {
+  if (prefix.kind === "directory")
+    for (const folder of [WAL, BACKUPS]) await checkIsNoLink(resolve(prefix.directory, folder));
+  // Backups first: they are few where segments are many, and a directory's list is sorted before it begins.
   for (const folder of [BACKUPS, WAL]) for await (const _ of store.list(folder)) return;
+  const mounted = prefix.kind === "directory" ? "the file system is mounted, and that " : "";
   throw new StorageError(`the repository ${store.location} is empty`, {
     detail: "That proves nothing about the file that was asked for.",
-    hint: "Check that the file system is mounted, and that the prefix is the one that the cluster archived to.",
+    hint: `Check that ${mounted}the prefix is the one that the cluster archived to.`,
   });
 }
 

@@ -5,7 +5,7 @@ import { systemIdentifierBeside } from "../postgres/pg-control.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { prefetcherFor } from "./prefetcher.ts";
-import { recoveryState } from "./recovery.ts";
+import { type RecoveryState, recoveryState } from "./recovery.ts";
 
 export const walFetch: Command = {
   name: "wal-fetch",
@@ -41,39 +41,46 @@ export const walFetch: Command = {
       import("./open-repository.ts"),
       import("../wal/fetch.ts"),
     ]);
-    await using repository = await openRepository(withDeadline(context, destination));
+    const state = recoveryState(context.workingDirectory, [destination]);
+    await using repository = await openRepository(withDeadline(context, state));
     const systemIdentifier = systemIdentifierBeside(destination);
     try {
       await fetchWal(name, destination, {
         archive: repository.archive,
         systemIdentifier,
-        gaps: recoveryState(context.workingDirectory, [destination]) === "recovery" ? "refused" : "passed on",
+        gaps: state === "recovery" ? "refused" : "passed on",
         log: context.log,
         signal: context.signal,
       });
     } catch (error) {
-      if (error instanceof NotFoundError) await checkProvesAbsence(context, repository.store);
+      if (error instanceof NotFoundError) await checkProvesAbsence(context, state, repository.store);
       throw error;
     }
     await prefetcher?.advance();
   },
 };
 
-/** Loaded where it is needed: a hit, for which recovery waits, comes without. */
-async function checkProvesAbsence({ settings }: CommandContext, store: ObjectStore): Promise<void> {
+/**
+ * Loaded where it is needed: a hit, for which recovery waits, comes without. Of a bucket only recovery asks more, which would end; a
+ * standby asks for the same file again and again.
+ */
+async function checkProvesAbsence(
+  { settings }: CommandContext,
+  state: RecoveryState,
+  store: ObjectStore,
+): Promise<void> {
   const [{ checkNotEmpty }, { parsePrefix }] = await Promise.all([import("./mounted.ts"), import("./prefix.ts")]);
   const prefix = parsePrefix(settings);
-  if (prefix.kind === "directory") await checkNotEmpty(store, prefix.directory);
+  if (prefix.kind === "directory" || state === "recovery") await checkNotEmpty(store, prefix);
 }
 
 /** Giving up stops a recovery, and costs a standby a few seconds until it asks again. */
-function withDeadline(context: CommandContext, destination: string): CommandContext {
+function withDeadline(context: CommandContext, state: RecoveryState): CommandContext {
   const { retryDeadlineMs, recoveryRetryDeadlineMs, standbyRetryDeadlineMs } = context.settings;
   const deadlines = {
     recovery: recoveryRetryDeadlineMs,
     standby: standbyRetryDeadlineMs,
     "no recovery": retryDeadlineMs,
   };
-  const deadline = deadlines[recoveryState(context.workingDirectory, [destination])];
-  return { ...context, settings: { ...context.settings, retryDeadlineMs: deadline } };
+  return { ...context, settings: { ...context.settings, retryDeadlineMs: deadlines[state] } };
 }

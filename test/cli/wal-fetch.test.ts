@@ -34,6 +34,30 @@ async function enter(site: Site, state: State): Promise<void> {
   }
 }
 
+const isList = (target: string) => target.includes("list-type");
+const listOf = (key: string) =>
+  answer(
+    200,
+    `<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>${key}</Key><Size>1</Size></Contents></ListBucketResult>`,
+  );
+
+/** A bucket in which nothing is but one key under s3://bucket/path. */
+const bucketWith =
+  (key: string): Script =>
+  ({ target }) => {
+    if (!isList(target)) return s3Error(404, "NoSuchKey");
+    const asked = new URLSearchParams(target.slice(target.indexOf("?"))).get("prefix") ?? "";
+    return `path/${key}`.startsWith(asked) ? listOf(`path/${key}`) : EMPTY_LIST;
+  };
+
+/** A bucket that has nothing, and answers so when it is asked whether there are backups. */
+const failingAtBackups =
+  (failure: Script): Script =>
+  (request, socket) => {
+    if (!isList(request.target)) return s3Error(404, "NoSuchKey");
+    return request.target.includes("basebackups_005") ? failure(request, socket) : EMPTY_LIST;
+  };
+
 interface FailureClass {
   readonly what: string;
   /** Outside of recovery, and on a standby, which both.signal files make too. */
@@ -64,8 +88,38 @@ const CLASSES: readonly FailureClass[] = [
     what: "absence from the right bucket",
     code: 74,
     inRecovery: 74,
-    s3: ({ target }) => (target.includes("list-type") ? EMPTY_LIST : s3Error(404, "NoSuchKey")),
+    s3: bucketWith(`basebackups_005/base_${A}_backup_stop_sentinel.json`),
   },
+  { what: "absence from a bucket without backups", code: 74, inRecovery: 74, s3: bucketWith(`wal_005/${A}.zst`) },
+  {
+    what: "a prefix that is misspelt, under which a bucket has nothing",
+    code: 74,
+    inRecovery: 200,
+    s3: bucketWith("elsewhere"),
+  },
+  {
+    what: "a bucket in which everything is beside our folders",
+    code: 74,
+    inRecovery: 200,
+    s3: bucketWith("wal_005.old/note"),
+  },
+  ...(
+    [
+      ["refuses", () => s3Error(403, "AccessDenied")],
+      ["fails", () => s3Error(500, "InternalError")],
+      ["answers with a proxy's page", () => answer(200, "<html>welcome</html>")],
+      ["answers with a proxy's 404", () => answer(404, "<html>not here</html>")],
+      ["says that the bucket is gone", () => s3Error(404, "NoSuchBucket")],
+      ["says that there is no such key", () => s3Error(404, "NoSuchKey")],
+      ["lists what was not asked for", () => listOf("other/file")],
+      ["closes the connection", (_, socket) => void socket.destroy()],
+    ] as readonly (readonly [string, Script])[]
+  ).map(([what, failure]) => ({
+    what: `a bucket that proves absence and then ${what} when it is asked whether it has anything`,
+    code: 74,
+    inRecovery: 200 as const,
+    s3: failingAtBackups(failure),
+  })),
   { what: "a bucket that is not there", code: 64, inRecovery: 200, s3: () => s3Error(404, "NoSuchBucket") },
   { what: "a 404 of some proxy", code: 69, inRecovery: 200, s3: () => answer(404, "<html>not here</html>") },
   { what: "credentials that are refused", code: 77, inRecovery: 200, s3: () => s3Error(403, "InvalidAccessKeyId") },
@@ -82,7 +136,7 @@ const CLASSES: readonly FailureClass[] = [
     what: "a store that proves absence of one name and cannot list the others",
     code: 77,
     inRecovery: 200,
-    s3: ({ target }) => (target.includes("list-type") ? s3Error(403, "AccessDenied") : s3Error(404, "NoSuchKey")),
+    s3: ({ target }) => (isList(target) ? s3Error(403, "AccessDenied") : s3Error(404, "NoSuchKey")),
   },
   {
     what: "an endpoint with the bucket's name in it, where the name behind it is taken for a key",
@@ -194,12 +248,52 @@ describe.each(STATES)("with %s in the data directory", (state) => {
     };
     const before = await site.listing();
     const result = await site.walb(args, { env: { ...IMPATIENT, ...s3Env, ...env } });
-    expect(result.exitCode).toBe(state === "recovery.signal" ? inRecovery : code);
+    const expected = state === "recovery.signal" ? inRecovery : code;
+    expect(result.exitCode).toBe(expected);
     // One message, with no stack in it. That a file is proved absent is what recovery ends with, and no error.
-    const message = code === 74 ? /^wal-b: INFO: ".+" is not in the archive\n$/ : ONE_ERROR;
+    const message = expected === 74 ? /^wal-b: INFO: ".+" is not in the archive\n$/ : ONE_ERROR;
     expect(result.stderr).toMatch(message);
     expect(result.stdout).toBe("");
     expect(await site.listing()).toEqual(before);
+  });
+});
+
+test("in recovery, absence from a bucket costs a list that shows that the prefix is the right one; on a standby it does not", async () => {
+  await using site = await Site.create();
+  await using server = await startScriptedS3(bucketWith("elsewhere"));
+  const env = {
+    ...IMPATIENT,
+    WALB_FILE_PREFIX: undefined,
+    WALB_S3_PREFIX: "s3://bucket/path",
+    AWS_ENDPOINT_URL: server.endpoint,
+    AWS_REGION: "us-east-1",
+    AWS_ACCESS_KEY_ID: "key",
+    AWS_SECRET_ACCESS_KEY: "secret",
+  };
+  const asked = async () => {
+    const before = server.requests.length;
+    const result = await site.walb(FETCH_B, { env });
+    const requests = server.requests.slice(before).map(({ target }) => {
+      const query = new URLSearchParams(target.slice(target.indexOf("?")));
+      return isList(target) ? `LIST ${query.get("prefix")}` : "GET";
+    });
+    return { ...result, requests };
+  };
+  await enter(site, "standby.signal");
+  expect(await asked()).toMatchObject({ exitCode: 74, requests: ["GET", `LIST path/wal_005/${B}`] });
+  await enter(site, "recovery.signal");
+  expect(await asked()).toMatchObject({
+    exitCode: 200,
+    requests: [
+      "GET",
+      `LIST path/wal_005/${B}`,
+      "LIST path/wal_005/00000001",
+      "LIST path/basebackups_005/",
+      "LIST path/wal_005/",
+    ],
+    stderr: `wal-b: ERROR: the repository s3://bucket/path is empty
+  DETAIL: That proves nothing about the file that was asked for.
+  HINT: Check that the prefix is the one that the cluster archived to.\n`,
   });
 });
 

@@ -190,6 +190,15 @@ export const WAL_GUARDS: readonly Guard[] = [
       needs: "program",
     },
     {
+      guards: "a prefix under which a bucket has nothing proves nothing in recovery",
+      file: "cli/wal-fetch.ts",
+      search: 'if (prefix.kind === "directory" || state === "recovery")',
+      replacement: 'if (prefix.kind === "directory")',
+      test: "test/cli/wal-fetch.test.ts",
+      fails: "with recovery.signal in the data directory > a prefix that is misspelt, under which a bucket has nothing",
+      needs: "program",
+    },
+    {
       guards: "a repository whose file system is unmounted under a command proves nothing",
       file: "storage/directory.ts",
       search: "if (this.#identity !== identity) throw",

@@ -71,7 +71,7 @@ test("one GET for each segment that recovery fetches, prefetched or not", async 
   const others = requests.filter((request) => !restored.some((name) => request === `GET ${name}`));
   const behind = others.filter((request) => /^GET [0-9A-F]{24}$/.test(request));
   expect(new Set(behind).size).toBeLessThanOrEqual(4);
-  expect(others.filter((request) => request.endsWith("?list")).length).toBeLessThanOrEqual(10);
+  expect(others.filter((request) => request.endsWith("?list")).length).toBeLessThanOrEqual(14);
   expect(others.filter((request) => !/^GET \S+(\.history|\?list)?$/.test(request))).toEqual([]);
 });
 
