@@ -10,7 +10,7 @@ export type Verdict =
   | { readonly retry: "never" }
   /** The store may do better later: ask until the deadline. `afterMs` is what the store asked for. */
   | { readonly retry: "until-deadline"; readonly afterMs?: number | undefined }
-  /** Rarely passes by itself (an unknown host name, a page of some proxy): `times` more, then give up. */
+  /** Rarely passes by itself (missing credentials, a page of some proxy): `times` more, then give up. */
   | { readonly retry: "few"; readonly times: number };
 
 export interface RetryOptions {

@@ -108,7 +108,6 @@ const PASSING_CODES = new Set([
 
 /** The server's certificate is wrong for good; asking again gives the same. Names as OpenSSL and Node.js spell them. */
 const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|ERR_TLS|ERR_SSL|EPROTO/;
-const NO_SUCH_HOST = new Set(["ENOTFOUND", "EAI_NONAME", "EAI_NODATA"]);
 /** Set by the SDK's credential providers. The metadata service may be late when a machine starts. */
 const CREDENTIALS_NAME = /^(CredentialsProviderError|TokenProviderError|ProviderError)$/;
 
@@ -129,8 +128,8 @@ export function verdictOf(error: unknown): Verdict {
   const { status, code, retryAfterMs } = answerOf(error);
   if (status === undefined) {
     if (code !== undefined && CERTIFICATE_CODE.test(code)) return NEVER;
-    if (code !== undefined && NO_SUCH_HOST.has(code)) return { retry: "few", times: 4 };
-    // What has neither a status nor a system's code is a bug of ours.
+    // An unknown host too: of a resolver that fails to find the IPv4 address, and knows that there is no IPv6 address, the system
+    // tells the same (ENOTFOUND). What has neither a status nor a system's code is a bug of ours.
     return hasSystemCode(error) ? UNTIL_DEADLINE : NEVER;
   }
   // The SDK corrects its clock by the Date of the refusal.
