@@ -4,14 +4,14 @@
  * them is not complete.
  */
 import { type FileHandle, lstat, open, readdir, readlink, rename, rm, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
 import { AUTO_CONF } from "../postgres/auto-conf.ts";
 import { BACKUP_MANIFEST } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { TABLESPACE_MAP } from "../postgres/tablespace-map.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
-import { destinationError } from "../system/atomic-file.ts";
+import { destinationError, syncDirectory } from "../system/atomic-file.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import type { Progress } from "../system/progress.ts";
 import { TEMPORARY_NAME } from "../system/temporary-name.ts";
@@ -212,15 +212,21 @@ async function hasDirectories(target: string, { directories }: UnpackedPart): Pr
 
 /**
  * Removes what is not complete: it is restored again, and nothing is ever written over. A pg_control that was in place when
- * the restore was interrupted loses its name again until the end.
+ * the restore was interrupted loses its name first, until the end: without the signal file a server would start as a primary.
  */
 export async function clearLeftOver(target: string, { leftOver }: Found): Promise<void> {
   try {
+    await rename(join(target, PG_CONTROL_PATH), join(target, PG_CONTROL_UNTIL_COMPLETE)).catch(ignoreAbsence);
+    // Also where it has lost its name before: that may not be on the disk yet.
+    await syncDirectory(join(target, dirname(PG_CONTROL_PATH))).catch(ignoreAbsence);
     for (const place of leftOver) await rm(place, { force: true });
-    await rename(join(target, PG_CONTROL_PATH), join(target, PG_CONTROL_UNTIL_COMPLETE));
   } catch (cause) {
-    if (systemCodeOf(cause) !== "ENOENT") throw destinationError(`could not clear "${target}"`, cause);
+    throw destinationError(`could not clear "${target}"`, cause);
   }
+}
+
+function ignoreAbsence(cause: unknown): void {
+  if (systemCodeOf(cause) !== "ENOENT") throw cause;
 }
 
 function foreignFiles(target: string, paths: readonly string[]): DestinationError {

@@ -194,6 +194,16 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "servers",
     },
     {
+      guards: "of a complete restore that is resumed, pg_control loses its name before anything is removed",
+      file: "backup/resume.ts",
+      search:
+        "    await rename(join(target, PG_CONTROL_PATH), join(target, PG_CONTROL_UNTIL_COMPLETE)).catch(ignoreAbsence);\n",
+      replacement: "",
+      test: "test/integration/killed-behind-every-system-call.test.ts",
+      fails: "killed when it is complete and resumed, pg_control loses its name before anything is removed",
+      needs: "servers",
+    },
+    {
       guards: "two restores do not work on one directory",
       file: "backup/restore-marker.ts",
       search: "  isProcessRunning(runner.processId) &&\n",

@@ -173,6 +173,33 @@ describe.each(COMMANDS)("%s", (name, args) => {
       await rm(target(), { recursive: true });
     }
   });
+
+  test("killed when it is complete and resumed, pg_control loses its name before anything is removed", async () => {
+    const control = join(target(), "global/pg_control");
+    const complete = MOMENTS["complete, and not yet durable"];
+    await inSteps(args(target()), async ({ calls: made }) =>
+      made.some((call) => complete?.(call, 0, 0)) ? "kill" : "go on",
+    );
+    const before = await filesBelow(target());
+    expect(existsSync(control)).toBe(true);
+
+    let withoutControl = 0;
+    const resumed = await inSteps([...args(target()), "--resume"], async () => {
+      if (!existsSync(control)) withoutControl++;
+      else expect(withoutNotes(await filesBelow(target()))).toEqual(withoutNotes(before));
+      return "go on";
+    });
+    expect({ exitCode: resumed.exitCode, stderr: resumed.stderr }).toMatchObject({ exitCode: 0 });
+    expect(withoutControl).toBeGreaterThan(0);
+    // And that it has lost it is on the disk.
+    const lost = resumed.calls.findIndex(
+      (call) => call.startsWith("rename(") && call.includes('/global/pg_control", '),
+    );
+    const next = resumed.calls.slice(lost + 1).find((call) => !call.startsWith("mkdir"));
+    expect({ lost: lost >= 0, next }).toEqual({ lost: true, next: expect.stringMatching(/^fsync\(/) });
+    expect(withoutNotes(await filesBelow(target()))).toEqual(withoutNotes(before));
+    await rm(target(), { recursive: true });
+  });
 });
 
 const DELETIONS = [
