@@ -108,6 +108,8 @@ function settingsOf({ target, action, role, timeline, restoreCommand }: RestoreR
     ["restore_command", restoreCommand],
     ...(setting ? [setting, ["recovery_target_action", action] as const] : []),
     ["recovery_target_timeline", timelineSetting(role, timeline, way)],
+    // Of a delayed standby that the backup was taken from: recovery to a target waits, too (recoveryApplyDelay in xlogrecovery.c).
+    ...(role === "standby" ? [] : [["recovery_min_apply_delay", "0"] as const]),
   ];
 }
 

@@ -18,14 +18,16 @@ export const settingOfLine = (line: string): string | undefined => LINE.exec(lin
 export const isOfRecovery = (line: string): boolean => OF_RECOVERY.test(settingOfLine(line) ?? "");
 
 /**
- * Every line stays; those of an earlier recovery become comments that say so. The new ones come last.
+ * Every line stays; those of an earlier recovery, and of what is set anew, become comments that say so. The new ones come last.
  *
  * @param note  one line, for whoever finds this in a year
  */
 export function withRecoverySettings(text: string, settings: ConfSettings, note: string): string {
   const lines = text.split("\n");
   if (lines.at(-1) === "") lines.pop();
-  const kept = lines.map((line) => (isOfRecovery(line) ? `# Before ${note}: ${line.trimStart()}` : line));
+  const names = new Set(settings.map(([name]) => name));
+  const isReplaced = (line: string) => isOfRecovery(line) || names.has(settingOfLine(line) ?? "");
+  const kept = lines.map((line) => (isReplaced(line) ? `# Before ${note}: ${line.trimStart()}` : line));
   return [...kept, `# Written by ${note}:`, ...formatSettings(settings), ""].join("\n");
 }
 

@@ -42,6 +42,8 @@ async function tell(major: number): Promise<Story> {
   // Of an earlier recovery, and in the way of this one.
   await server.query("ALTER SYSTEM SET recovery_target_name = 'long ago'");
   await server.query("ALTER SYSTEM SET restore_command = 'false'");
+  // Of a delayed standby.
+  await server.query("ALTER SYSTEM SET recovery_min_apply_delay = '8h'");
   await pushBackup(server, repository.env);
   await server.query("ALTER SYSTEM SET work_mem = '9MB'");
 
@@ -114,12 +116,14 @@ describe.each([17])("on PostgreSQL %i", (major) => {
     const text = await readFile(join(directory, "postgresql.auto.conf"), "utf8");
     expect(text).toMatch(/^# Before wal-b restore, .*: recovery_target_name = 'long ago'$/m);
     expect(text).toMatch(/^# Before wal-b restore, .*: restore_command = 'false'$/m);
+    expect(text).toMatch(/^# Before wal-b restore, .*: recovery_min_apply_delay = '8h'$/m);
     expect(text).toMatch(/^restore_command = '.*wal-b'? --file-prefix=.* wal-fetch %f "%p"'$/m);
 
     await using recovered = await startPostgresOn(directory, { settings: { archive_mode: "off" } });
     await recovered.waitFor(async () => (await recovered.psql("SELECT pg_is_in_recovery()")) === "f");
     expect(await recovered.psql("SELECT count(*) FROM steps")).toBe("20");
     expect(await recovered.psql("SHOW work_mem")).toBe("7MB");
+    expect(await recovered.psql("SHOW recovery_min_apply_delay")).toBe("0");
     expect(await recovered.psql("SHOW log_line_prefix")).toBe("it's 100% \\ ");
   });
 

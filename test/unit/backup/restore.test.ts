@@ -95,6 +95,16 @@ describe("planRestore()", () => {
     expect(await readdir(directory.path)).toEqual([]);
   });
 
+  test.each([
+    ["primary", "0"],
+    ["standby", undefined],
+  ] as const)("takes the delay of a standby from a %s: %p", async (role, delay) => {
+    await using directory = await temporaryDirectory();
+    const request = requestOf("latest", { role });
+    const plan = await planRestore(join(directory.path, "new"), request, contextOf(ORIGINAL).context);
+    expect(new Map(plan.settings).get("recovery_min_apply_delay")).toBe(delay);
+  });
+
   test("refuses a directory that is not empty before it reads anything", async () => {
     await using directory = await temporaryDirectory();
     await writeFile(join(directory.path, "precious"), "");
@@ -183,6 +193,7 @@ describe("carryOutRestore()", () => {
         "recovery_target = 'immediate'",
         "recovery_target_action = 'pause'",
         "recovery_target_timeline = '1'",
+        "recovery_min_apply_delay = '0'",
         "",
       ].join("\n"),
     );

@@ -54,6 +54,14 @@ describe("withRecoverySettings()", () => {
     expect(withRecoverySettings(before, [["a", "b"]], NOTE)).toBe(after);
   });
 
+  test("takes what is set anew out of effect, and leaves a delay that is not", () => {
+    const before = "Recovery_Min_Apply_Delay = '8h'\nwork_mem = '7MB'\n";
+    expect(withRecoverySettings(before, [["recovery_min_apply_delay", "0"]], NOTE)).toBe(
+      "# Before a test: Recovery_Min_Apply_Delay = '8h'\nwork_mem = '7MB'\n# Written by a test:\nrecovery_min_apply_delay = '0'\n",
+    );
+    expect(withRecoverySettings(before, [], NOTE)).toBe(`${before}# Written by a test:\n`);
+  });
+
   test("a second restore takes the first one's settings out of effect", () => {
     const once = withRecoverySettings("", [["restore_command", "one"]], NOTE);
     const twice = withRecoverySettings(once, [["restore_command", "two"]], NOTE);
