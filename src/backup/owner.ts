@@ -29,10 +29,15 @@ export async function makeDirectories(path: string, owner: Owner | undefined): P
 }
 
 /** @throws DestinationError  the file system refuses */
-export async function writeOwned(path: string, text: string, mode: number, owner: Owner | undefined): Promise<void> {
+export async function writeOwned(
+  path: string,
+  content: string | Uint8Array,
+  mode: number,
+  owner: Owner | undefined,
+): Promise<void> {
   try {
-    if (text === "") await writeFile(path, "", { mode });
-    else await writeFileAtomically(path, new TextEncoder().encode(text), { mode, durability: "durable" });
+    if (content.length === 0) await writeFile(path, "", { mode });
+    else await writeFileAtomically(path, Buffer.from(content), { mode, durability: "durable" });
     await chmod(path, mode);
     if (owner) await chown(path, owner.uid, owner.gid);
   } catch (cause) {

@@ -35,7 +35,9 @@ export async function writeRecoverySettings(
 ): Promise<void> {
   const autoConf = join(target, AUTO_CONF);
   const before = await readIfThere(autoConf);
-  await writeOwned(autoConf, withRecoverySettings(before?.text ?? "", settings, note), before?.mode ?? 0o600, owner);
+  const added = settings.map(([name, value]) => [name, bytewise(value)] as const);
+  const after = withRecoverySettings(before?.text ?? "", added, bytewise(note));
+  await writeOwned(autoConf, Buffer.from(after, "latin1"), before?.mode ?? 0o600, owner);
 
   // With both, the server is a standby (xlogrecovery.c, readRecoverySignalFile).
   for (const other of ["recovery.signal", "standby.signal"]) await rm(join(target, other), { force: true });
@@ -53,9 +55,13 @@ export async function writeRecoverySettings(
   }
 }
 
+/** As readIfThere() reads it. */
+const bytewise = (text: string) => Buffer.from(text).toString("latin1");
+
+/** A character for each byte: values are in the encoding of the database in which ALTER SYSTEM was said, and must stay as they are. */
 async function readIfThere(path: string): Promise<{ readonly text: string; readonly mode: number } | undefined> {
   try {
-    return { text: await readFile(path, "utf8"), mode: (await stat(path)).mode & 0o777 };
+    return { text: await readFile(path, "latin1"), mode: (await stat(path)).mode & 0o777 };
   } catch (cause) {
     if (systemCodeOf(cause) === "ENOENT") return undefined;
     throw destinationError(`could not read "${path}"`, cause);

@@ -233,6 +233,23 @@ describe("writeRecoverySettings()", () => {
     expect(records).toEqual([]);
   });
 
+  test("keeps bytes that are not UTF-8, and writes its own lines in UTF-8", async () => {
+    await using directory = await temporaryDirectory();
+    const path = join(directory.path, "postgresql.auto.conf");
+    await writeFile(path, "archive_command = 'cp %p /m\xfcnchen'\nrestore_command = 'cp /m\xfcnchen'\n", "latin1");
+    const german = { ...settings, settings: [["recovery_target_name", "größer"]], note: "to größer" } as const;
+    await writeRecoverySettings({ target: directory.path, owner: undefined }, german, recordedLog().log);
+    expect(await readFile(path, "latin1")).toBe(
+      [
+        "archive_command = 'cp %p /m\xfcnchen'",
+        "# Before to gr\xc3\xb6\xc3\x9fer: restore_command = 'cp /m\xfcnchen'",
+        "# Written by to gr\xc3\xb6\xc3\x9fer:",
+        "recovery_target_name = 'gr\xc3\xb6\xc3\x9fer'",
+        "",
+      ].join("\n"),
+    );
+  });
+
   test("says that postgresql.conf has a target, which a server would follow", async () => {
     await using directory = await temporaryDirectory();
     const { log, lines: records } = recordedLog();
