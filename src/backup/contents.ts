@@ -2,7 +2,7 @@
 import { decodeContent } from "../codec/content.ts";
 import type { Zstd } from "../codec/zstd.ts";
 import { IntegrityError, NotFoundError } from "../errors.ts";
-import { parseBackupManifest } from "../postgres/backup-manifest.ts";
+import { MAX_MANIFEST_BYTES, parseBackupManifest } from "../postgres/backup-manifest.ts";
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { type Backup, listParts, readJsonObject } from "../repository/backup-catalog.ts";
 import { filesOfFilesMetadata } from "../repository/files-metadata.ts";
@@ -123,5 +123,3 @@ export async function readManifest(
     });
   }
 }
-
-const MAX_MANIFEST_BYTES = 2 ** 30;

@@ -2,6 +2,7 @@
 import { Failure, IntegrityError, NotFoundError, sentencesOf, UsageError } from "../errors.ts";
 import type { ObjectEntry, ObjectKey, ObjectStore } from "../storage/object-store.ts";
 import { printableLine } from "../system/printable.ts";
+import { MAX_FILES_METADATA_BYTES } from "./files-metadata.ts";
 import {
   BACKUPS,
   type BackupName,
@@ -43,7 +44,6 @@ export interface Catalog {
   readonly unfinished: readonly BackupName[];
 }
 
-const MAX_JSON_BYTES = 512 * 2 ** 20;
 const MAX_SENTINEL_BYTES = 16 * 2 ** 20;
 
 /**
@@ -184,7 +184,7 @@ export async function listParts(store: ObjectStore, name: string): Promise<reado
   return (await store.listLevel(partsFolder(name))).objects;
 }
 
-/** A small object of a backup, whole. @throws as ObjectStore.get() */
+/** A small object of a backup, whole: files_metadata.json is the largest. @throws as ObjectStore.get() */
 export async function readJsonObject(store: ObjectStore, key: string): Promise<Uint8Array> {
-  return (await store.get(key, MAX_JSON_BYTES)).body;
+  return (await store.get(key, MAX_FILES_METADATA_BYTES)).body;
 }

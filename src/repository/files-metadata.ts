@@ -4,7 +4,11 @@
  * WAL-G restores only files that are listed here, by exactly the names that stand in the tar archives.
  */
 import { IntegrityError } from "../errors.ts";
+import { AROUND_FILES_BYTES, tooManyFiles } from "../postgres/backup-manifest.ts";
 import { JsonFields } from "./json.ts";
+
+/** A restore reads no more, so no more is written. */
+export const MAX_FILES_METADATA_BYTES = 512 * 2 ** 20;
 
 export interface PartContents {
   /** Object name below tar_partitions/. */
@@ -23,7 +27,14 @@ export interface PackedFile {
 export class FilesMetadataWriter {
   readonly #files: string[] = [];
   readonly #sets: string[] = [];
+  readonly #maxBytes: number;
+  #bytes = AROUND_FILES_BYTES;
 
+  constructor(maxBytes = MAX_FILES_METADATA_BYTES) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** @throws PostgresError  no restore would read what it became */
   add({ part, files }: PartContents): void {
     for (const { memberName, modifiedAt, damaged } of files) {
       const corrupt = damaged && { CorruptBlocksCount: damaged.count, SomeCorruptBlocks: damaged.blocks };
@@ -34,9 +45,15 @@ export class FilesMetadataWriter {
         ...(corrupt && { CorruptBlocks: corrupt }),
         UpdatesCount: 0,
       };
-      this.#files.push(`${JSON.stringify(memberName)}:${JSON.stringify(fields)}`);
+      this.#keep(`${JSON.stringify(memberName)}:${JSON.stringify(fields)}`, this.#files);
     }
-    this.#sets.push(`${JSON.stringify(part)}:${JSON.stringify(files.map(({ memberName }) => memberName))}`);
+    this.#keep(`${JSON.stringify(part)}:${JSON.stringify(files.map(({ memberName }) => memberName))}`, this.#sets);
+  }
+
+  #keep(text: string, list: string[]): void {
+    this.#bytes += Buffer.byteLength(text) + ",".length;
+    if (this.#bytes > this.#maxBytes) throw tooManyFiles("files_metadata.json", this.#maxBytes);
+    list.push(text);
   }
 
   finish(): Uint8Array {

@@ -110,6 +110,14 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "program",
     },
     {
+      guards: "a backup of more files than a restore reads of is not listed",
+      file: "repository/files-metadata.ts",
+      search: "    if (this.#bytes > this.#maxBytes) throw",
+      replacement: "    if (false) throw",
+      test: "test/unit/repository/files-metadata.test.ts",
+      fails: "FilesMetadataWriter refuses the file with which no restore would read it",
+    },
+    {
       guards: "a backup waits for all WAL from start to stop",
       file: "backup/push.ts",
       search:

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { type Failure, IntegrityError } from "../../../src/errors.ts";
+import { type Failure, IntegrityError, PostgresError } from "../../../src/errors.ts";
 import { BackupManifestWriter, parseBackupManifest } from "../../../src/postgres/backup-manifest.ts";
 import { asLsn } from "../../../src/postgres/lsn.ts";
 import { expectGolden } from "../../support/golden.ts";
@@ -31,7 +31,31 @@ describe("BackupManifestWriter", () => {
     const text = new BackupManifestWriter().finish({ major: 18, systemIdentifier: 1n, wal });
     expect(parseBackupManifest(text).size).toBe(0);
   });
+
+  test("refuses the file with which no restore would read it", () => {
+    const maxBytes = 4000;
+    const writer = new BackupManifestWriter(maxBytes);
+    const add = () => writer.add({ path: "base/1/ä", sizeBytes: 0, modifiedAt: MODIFIED_AT, sha256: sha256("") });
+    const failure = refusalOf(() => {
+      for (let n = 0; n < 100; n++) add();
+    });
+    expect(failure).toBeInstanceOf(PostgresError);
+    expect(failure.detail).toStartWith("backup_manifest, the list of them, would have more than");
+    const wal = { timeline: 1, startLsn: asLsn(0n), endLsn: asLsn(2n ** 64n - 1n) };
+    const { byteLength } = Buffer.from(writer.finish({ major: 18, systemIdentifier: 2n ** 64n - 1n, wal }));
+    expect(byteLength).toBeGreaterThan(maxBytes - 1200);
+    expect(byteLength).toBeLessThanOrEqual(maxBytes);
+  });
 });
+
+function refusalOf(work: () => void): Failure {
+  try {
+    work();
+  } catch (error) {
+    return error as Failure;
+  }
+  throw new Error("it was not refused");
+}
 
 describe("parseBackupManifest()", () => {
   test("gives back sizes and checksums, by path", () => {

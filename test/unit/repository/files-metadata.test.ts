@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import { IntegrityError } from "../../../src/errors.ts";
+import { IntegrityError, PostgresError } from "../../../src/errors.ts";
 import { FilesMetadataWriter, filesOfFilesMetadata } from "../../../src/repository/files-metadata.ts";
 import { expectGolden } from "../../support/golden.ts";
 
@@ -35,6 +35,18 @@ test("FilesMetadataWriter notes damaged pages as WAL-G does", () => {
       UpdatesCount: 0,
     },
   });
+});
+
+test("FilesMetadataWriter refuses the file with which no restore would read it", () => {
+  const maxBytes = 4000;
+  const writer = new FilesMetadataWriter(maxBytes);
+  const files = [{ memberName: "/base/1/ä", modifiedAt: new Date(0) }];
+  const addAll = () => {
+    for (let n = 0; n < 100; n++) writer.add({ part: `part_${n}.tar.zst`, files });
+  };
+  expect(addAll).toThrow(PostgresError);
+  expect(writer.finish().byteLength).toBeGreaterThan(maxBytes - 1200);
+  expect(writer.finish().byteLength).toBeLessThanOrEqual(maxBytes);
 });
 
 test("filesOfFilesMetadata() names every part in order, those without files too, and its members", () => {
