@@ -23,6 +23,7 @@ import { connectToScratch, findScratchLogin } from "../postgres/scratch-session.
 import { findServerPrograms } from "../postgres/server-programs.ts";
 import { createdTablespaceOf, type WalRecord } from "../postgres/wal-records.ts";
 import { segmentNumber } from "../postgres/wal-segment.ts";
+import type { Backup } from "../repository/backup-catalog.ts";
 import { type DrillResult, putDrillResult } from "../repository/drill-result.ts";
 import { sentinelKey } from "../repository/keys.ts";
 import { VERSION } from "../version.ts";
@@ -86,7 +87,8 @@ export async function drillBackup(request: DrillRequest, context: DrillContext):
 
   await using scratch = await makeScratch(request.scratch, owner, log);
   const restoring: RestoreContext = { ...context, signal, tablespaces: { kind: "inside" } };
-  const plan = await planRestore(scratch.dataDirectory, { ...request, action: "promote", role: "primary" }, restoring);
+  const restore = { ...request, action: "promote", role: "primary" } as const;
+  const plan = withOwnWal(await planRestore(scratch.dataDirectory, restore, restoring));
   await refuseTablespacesOutside(plan);
   const { segmentSize } = plan.backup;
   for (const use of plan.fetch.space) checkSpaceForWal(use, { segments: plan.wal.segments, segmentSize });
@@ -112,14 +114,27 @@ export async function drillBackup(request: DrillRequest, context: DrillContext):
   return { result, url, kept: request.afterwards === "keep" ? scratch.directory : undefined };
 }
 
+/** Of a standby that was stopped. One that was shut down as a primary has nothing behind the checkpoint that it starts from. */
+const replaysOwnWal = ({ walB, startLsn, stopLsn }: Backup) => walB?.holdsWal === true && stopLsn > startLsn;
+
+/**
+ * What the backup itself has of pg_wal is replayed, whatever the target is and wherever the archive ends. The archive has the same, and so
+ * it is looked through there, and replayed from there.
+ */
+function withOwnWal(plan: RestorePlan): RestorePlan {
+  const { backup, run } = plan;
+  const last = backup.stopLsn / BigInt(backup.segmentSize);
+  return replaysOwnWal(backup) && last > run.last ? { ...plan, run: { ...run, last } } : plan;
+}
+
 /**
  * Replay of CREATE TABLESPACE makes a link to where the tablespace was made first, wherever those of the backup are restored to. On the
  * cluster's own host that is where its files are, and replay would work in them.
  *
  * @throws PostgresError  there is such a record, or nobody knows
  */
-async function refuseTablespacesOutside({ backup, run, reading, wal }: RestorePlan): Promise<void> {
-  reading.log.info(`looking for new tablespaces in ${wal.segments} segments of WAL`);
+async function refuseTablespacesOutside({ backup, run, reading }: RestorePlan): Promise<void> {
+  reading.log.info(`looking for new tablespaces in ${run.last - run.first + 1n} segments of WAL`);
   let outside: { readonly oid: number; readonly location: string } | undefined;
   const take = (record: WalRecord) => {
     const created = record.lsn < backup.startLsn ? undefined : createdTablespaceOf(record);
@@ -142,6 +157,13 @@ async function refuseTablespacesOutside({ backup, run, reading, wal }: RestorePl
         });
       }
     } catch (error) {
+      if (error instanceof NotFoundError && replaysOwnWal(backup)) {
+        throw new PostgresError("cannot tell whether replay would stay inside the scratch directory", {
+          detail: `${error.message}. Backup "${backup.name}" is of a standby that was stopped; it has WAL of its own, which is replayed and can be looked through in the archive only.`,
+          hint: "Run the drill again when the segment is archived: SELECT pg_switch_wal() on the primary ends it.",
+          cause: error,
+        });
+      }
       if (!(error instanceof IntegrityError)) throw error;
       // Damaged: replay comes no further than to that, and finds it.
       next -= 1n;

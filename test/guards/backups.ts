@@ -76,6 +76,15 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       needs: "servers",
     },
     {
+      guards: "a drill replays no WAL of the backup's own that it has not looked through",
+      file: "backup/drill.ts",
+      search: "replaysOwnWal(backup) && last > run.last ?",
+      replacement: "last < 0n ?",
+      test: "test/integration/drill-stays-out-of-tablespaces.test.ts",
+      fails: "WAL that the backup of a stopped standby has of its own is looked through, or not replayed",
+      needs: "servers",
+    },
+    {
       guards: "delete spares the WAL of a backup that may be running",
       file: "retention/plan.ts",
       search: "  const others = [...inventory.others, ...inventory.unfinished];\n",

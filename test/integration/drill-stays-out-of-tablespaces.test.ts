@@ -3,10 +3,18 @@ import { describe, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { chmod, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { archiveEverything, contentOf, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
+import { giveTo } from "../support/account.ts";
+import {
+  archiveEverything,
+  contentOf,
+  fetchBackup,
+  pushBackup,
+  startArchiving,
+  temporaryRepository,
+} from "../support/backups.ts";
 import { documentOf, ScratchParent } from "../support/drills.ts";
 import { NEWEST_MAJOR, POSTGRES_MAJORS } from "../support/postgres-binaries.ts";
-import type { PostgresServer } from "../support/postgres-server.ts";
+import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
 import { waitFor } from "../support/wait-for.ts";
 
 const ROWS = "INSERT INTO kept SELECT repeat(md5(n::text), 10) FROM generate_series(1, 3000) n";
@@ -107,3 +115,56 @@ describe.each([POSTGRES_MAJORS[0] ?? 12, NEWEST_MAJOR])("PostgreSQL %i", (major)
     expect(await contentOf(server)).toEqual(content);
   }, 120_000);
 });
+
+test("WAL that the backup of a stopped standby has of its own is looked through, or not replayed", async () => {
+  await using repository = await temporaryRepository();
+  await using primary = await startArchiving(repository.env);
+  await using scratch = await ScratchParent.create(primary);
+  await pushBackup(primary, repository.env);
+  const directory = join(primary.directory, "standby");
+  await fetchBackup(primary, repository.env, { directory });
+  await writeFile(join(directory, "standby.signal"), "");
+  await giveTo(primary.account, join(directory, "standby.signal"));
+  const primary_conninfo = `host=${primary.socketDirectory} port=${primary.port} user=${primary.user}`;
+  await using standby = await startPostgresOn(directory, { settings: { primary_conninfo, hot_standby: "on" } });
+
+  /** Its restartpoint is in a segment that is archived; what is done then is in one that is not. */
+  const stopBehind = async (statement: string) => {
+    await primary.query("CHECKPOINT");
+    await archiveEverything(primary, repository);
+    await primary.query(statement);
+    const lsn = await primary.psql("SELECT pg_current_wal_lsn()");
+    const isReplayed = `SELECT pg_last_wal_replay_lsn() >= '${lsn}'::pg_lsn`;
+    await standby.waitFor(async () => (await standby.psql(isReplayed)) === "t", { what: `the replay of ${lsn}` });
+    await standby.stop();
+    return await pushBackup(standby, repository.env, ["--while-offline"]);
+  };
+  const drill = (...args: readonly string[]) => scratch.drill(repository.env, args, primary);
+
+  const backup = await stopBehind("CREATE TABLE rows AS SELECT generate_series(1, 1000) AS id");
+  for (const args of [[], ["--to", "immediate"]]) {
+    const unknown = await drill(...args);
+    expect({ exitCode: unknown.exitCode, stderr: unknown.stderr }).toEqual({
+      exitCode: 76,
+      stderr: expect.stringContaining("cannot tell whether replay would stay inside the scratch directory"),
+    });
+    expect(unknown.stderr).toContain(` is not in the archive. Backup "${backup}" is of a standby that was stopped`);
+  }
+  await archiveEverything(primary, repository);
+  expect(await drill("--to", "immediate")).toMatchObject({ exitCode: 0 });
+
+  await standby.start();
+  const place = await primary.makeDirectory("made later");
+  await stopBehind(`CREATE TABLESPACE later LOCATION '${place}'`);
+  await archiveEverything(primary, repository);
+  expect(await drill("--to", "immediate")).toMatchObject({
+    exitCode: 76,
+    stderr: expect.stringContaining(`outside of the scratch directory\n  DETAIL: It was created at "${place}"`),
+  });
+
+  // A primary that was shut down has nothing behind its checkpoint, although the archive does not have that yet.
+  await primary.stop();
+  await pushBackup(primary, repository.env, ["--while-offline"]);
+  expect(await drill()).toMatchObject({ exitCode: 0 });
+  expect(await scratch.left()).toEqual([]);
+}, 180_000);
