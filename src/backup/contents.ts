@@ -6,7 +6,7 @@ import { MAX_MANIFEST_BYTES, parseBackupManifest } from "../postgres/backup-mani
 import { PG_CONTROL_PATH } from "../postgres/pg-control.ts";
 import { type Backup, listParts, readJsonObject } from "../repository/backup-catalog.ts";
 import { filesOfFilesMetadata } from "../repository/files-metadata.ts";
-import { backupKeys, partKey, partsFolder } from "../repository/keys.ts";
+import { backupKeys, CONTENT_SUFFIX, partKey, partsFolder } from "../repository/keys.ts";
 import type { ObjectStore } from "../storage/object-store.ts";
 import type { ExpectedFiles } from "./unpack.ts";
 
@@ -49,7 +49,10 @@ export interface PartOfBackup {
   readonly members: readonly string[] | undefined;
 }
 
-/** @returns all parts, the largest first @throws IntegrityError  one is missing, or there is one too many */
+/**
+ * @returns all parts, the largest first
+ * @throws IntegrityError  one is missing or in another tool's format, or there is one too many
+ */
 export async function completeParts(store: ObjectStore, backup: Backup): Promise<readonly PartOfBackup[]> {
   const { present, storedBytes, named, missing } = await readParts(store, backup);
   if (missing.length > 0) {
@@ -64,9 +67,15 @@ export async function completeParts(store: ObjectStore, backup: Backup): Promise
       hint: "Restore another backup.",
     });
   }
-  return present
-    .filter((name) => named === undefined || named.has(name))
-    .map((name) => ({ name, members: named?.get(name) }));
+  const parts = present.filter((name) => named === undefined || named.has(name));
+  const unsupported = parts.find((name) => !name.endsWith(CONTENT_SUFFIX));
+  if (unsupported !== undefined) {
+    throw new IntegrityError(`backup "${backup.name}" is in a format that is not supported`, {
+      detail: `It has ${store.urlOf(partKey(backup.name, unsupported))}; only parts that end in "${CONTENT_SUFFIX}" can be read.`,
+      hint: "Restore it with the tool that made it, or restore another backup.",
+    });
+  }
+  return parts.map((name) => ({ name, members: named?.get(name) }));
 }
 
 async function namedParts(
