@@ -41,7 +41,7 @@ import {
 } from "./pack.ts";
 import { PageVerification, pageFactsOf } from "./page-verification.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
-import { type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
+import { notByWalB, type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
 
 export interface BackupPushContext {
   readonly store: ObjectStore;
@@ -112,7 +112,7 @@ export async function pushBackup(
   await packLabels(stopped, pack, { modifiedAt: now(), mode: await fileModeOf(dataDirectory) });
   const lastSegment = segmentBefore(session.timeline, stopped.stopLsn, wait.segmentSize);
   const elsewhere = await waitForWal(session.startSegment, lastSegment, wait);
-  if (elsewhere) throw archivesElsewhere(elsewhere, wait);
+  if (elsewhere) throw await archivesElsewhere(elsewhere, wait);
 
   const { server, startLsn, timeline } = session;
   const facts = {
@@ -202,10 +202,12 @@ async function waitForWalBefore(
   if ((await waitForWal(before, before, wait)) === undefined) return;
   await switchWal(connection);
   const elsewhere = await waitForWal(session.startSegment, session.startSegment, wait);
-  if (elsewhere) throw archivesElsewhere(elsewhere, wait);
+  if (elsewhere) throw await archivesElsewhere(elsewhere, wait);
 }
 
-function archivesElsewhere(segment: WalSegment, { archive }: WaitForWalContext): PostgresError {
+async function archivesElsewhere(segment: WalSegment, { archive }: WaitForWalContext): Promise<PostgresError> {
+  const unsupported = await archive.unsupportedForm(segment);
+  if (unsupported !== undefined) return notByWalB(unsupported);
   return new PostgresError("the server archives WAL, but not to this repository", {
     detail: `The server says that it has archived "${segment.name}"; there is no ${archive.urlOf(segment.name)}.`,
     hint: "Compare the prefix in archive_command with the one used here.",

@@ -101,10 +101,15 @@ export const runFrom = (runs: readonly Run[], first: bigint): Run | undefined =>
   return run && { first, last: run.last };
 };
 
+/** Where recovery along these runs would end. */
+export function firstMissing(runs: readonly Run[], first: bigint): bigint {
+  const run = runFrom(runs, first);
+  return run === undefined ? first : run.last + 1n;
+}
+
 /** The first segment that is missing while later ones are there. */
 export function gapBehind(runs: readonly Run[], first: bigint): bigint | undefined {
-  const run = runFrom(runs, first);
   const last = runs.at(-1)?.last;
-  const missing = run === undefined ? first : run.last + 1n;
+  const missing = firstMissing(runs, first);
   return last !== undefined && missing < last ? missing : undefined;
 }

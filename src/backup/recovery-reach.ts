@@ -17,6 +17,7 @@ import {
   WalRecordReader,
 } from "../postgres/wal-records.ts";
 import { type SegmentSize, segmentNumber, type WalSegment } from "../postgres/wal-segment.ts";
+import { isSupported } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { Log } from "../system/log.ts";
 import { type RecoveryPath, type Run, runsOf, segmentOnPath } from "./recovery-path.ts";
@@ -30,7 +31,7 @@ export interface Reading {
   readonly signal: AbortSignal;
 }
 
-/** What is archived along the path, from this segment on. */
+/** What is archived along the path and can be read, from this segment on. */
 export async function readRuns(first: bigint, reading: Reading): Promise<readonly Run[]> {
   return await runsOf(archivedNumbers(first, reading));
 }
@@ -38,12 +39,27 @@ export async function readRuns(first: bigint, reading: Reading): Promise<readonl
 async function* archivedNumbers(first: bigint, { archive, path, segmentSize: size }: Reading): AsyncGenerator<bigint> {
   for (const { timeline, until } of path) {
     if (until !== undefined && until / BigInt(size) < first) continue;
-    for await (const { file } of archive.list(timeline.toString(16).toUpperCase().padStart(8, "0"))) {
-      if (file?.kind !== "segment") continue;
+    for await (const object of archive.list(timeline.toString(16).toUpperCase().padStart(8, "0"))) {
+      const { file } = object;
+      if (file?.kind !== "segment" || !isSupported(object)) continue;
       const number = segmentNumber(file, size);
       if (number >= first && segmentOnPath(path, number, size).name === file.name) yield number;
     }
   }
+}
+
+/** @returns the refusal, where what looks missing is there in another tool's form, at which recovery stops */
+export async function unsupportedAt(
+  number: bigint,
+  { archive, path, segmentSize }: Reading,
+): Promise<IntegrityError | undefined> {
+  const segment = segmentOnPath(path, number, segmentSize);
+  const detail = await archive.unsupportedForm(segment);
+  if (detail === undefined) return undefined;
+  return new IntegrityError(`archived "${segment.name}" is in a format that is not supported`, {
+    detail: `${detail} Recovery would stop there.`,
+    hint: "Nothing was written. Unpack the object and archive the file with wal-push, or restore with the tool that wrote it.",
+  });
 }
 
 export interface ReadSegment {

@@ -8,6 +8,7 @@ import {
   type BackupBound,
   boundOf,
   chooseBackup,
+  firstMissing,
   gapBehind,
   isBefore,
   isOnPath,
@@ -15,7 +16,7 @@ import {
   type RecoveryPath,
   segmentOnPath,
 } from "./recovery-path.ts";
-import { findTarget, newestTimeline, type Reading, readHistoryText } from "./recovery-reach.ts";
+import { findTarget, newestTimeline, type Reading, readHistoryText, unsupportedAt } from "./recovery-reach.ts";
 import { readSettledRuns } from "./restore-reach.ts";
 import type { RestoreContext, RestoreRequest } from "./restore-request.ts";
 
@@ -118,6 +119,8 @@ async function locate(
     return undefined;
   }
   if (found.kind === "not found") {
+    const unsupported = await unsupportedAt(firstMissing(runs, first), reading);
+    if (unsupported) throw unsupported;
     const gap = gapBehind(runs, first);
     if (gap !== undefined) {
       const { name: missing } = segmentOnPath(path, gap, oldest.segmentSize);

@@ -5,8 +5,8 @@ import { describeTarget, formatTime, type RecoveryTarget } from "../postgres/rec
 import { segmentBefore, segmentNumber } from "../postgres/wal-segment.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
 import { abortableDelay } from "../system/delay.ts";
-import { gapBehind, type Run, runFrom, segmentOnPath } from "./recovery-path.ts";
-import { type Reach, type Reading, reachLsn, reachTime, readRuns } from "./recovery-reach.ts";
+import { firstMissing, gapBehind, type Run, runFrom, segmentOnPath } from "./recovery-path.ts";
+import { type Reach, type Reading, reachLsn, reachTime, readRuns, unsupportedAt } from "./recovery-reach.ts";
 import type { RestoreRequest } from "./restore-request.ts";
 
 /** Segments are archived side by side, so a gap may close by itself. */
@@ -27,14 +27,20 @@ export async function readSettledRuns(backup: Backup, reading: Reading): Promise
  * @returns what recovery can go along: empty where a backup that holds its own WAL is all there is
  * @throws IntegrityError  not even all that the backup itself needs
  */
-export function checkStart(backup: Backup, runs: readonly Run[], { path, archive }: Reading): Run {
+export async function checkStart(backup: Backup, runs: readonly Run[], reading: Reading): Promise<Run> {
+  const { path, archive } = reading;
   const size = BigInt(backup.segmentSize);
   const first = backup.startLsn / size;
   const stop = segmentNumber(segmentBefore(backup.timeline, backup.stopLsn, backup.segmentSize), backup.segmentSize);
   const run = runFrom(runs, first);
-  if (run && (run.last >= stop || backup.walB?.holdsWal)) return run;
+  if (run && run.last >= stop) return run;
+  const next = firstMissing(runs, first);
+  // Also where the backup holds its own WAL: recovery asks the archive first.
+  const unsupported = await unsupportedAt(next, reading);
+  if (unsupported) throw unsupported;
+  if (run && backup.walB?.holdsWal) return run;
   if (backup.walB?.holdsWal && gapBehind(runs, first) === undefined) return { first, last: first - 1n };
-  const { name } = segmentOnPath(path, run === undefined ? first : run.last + 1n, backup.segmentSize);
+  const { name } = segmentOnPath(path, next, backup.segmentSize);
   throw new IntegrityError(`"${name}" is missing, and backup "${backup.name}" cannot be restored without it`, {
     detail: `There is no ${archive.urlOf(name)}.`,
     hint: "Nothing was written. Look for the segment in pg_wal of any server of this cluster, and archive it with wal-push; or name an older backup with --backup.",
@@ -56,6 +62,7 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
   const { target, role } = request;
   const size = BigInt(backup.segmentSize);
   const gap = gapBehind(runs, run.first);
+  const unsupportedNext = async () => await unsupportedAt(run.last + 1n, reading);
   if (run.last < run.first && target.kind !== "latest" && target.kind !== "immediate") {
     throw new NotFoundError(`the archive does not reach ${describeTarget(target)}`, {
       detail: `Nothing was archived after backup "${backup.name}".`,
@@ -66,13 +73,18 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
     case "immediate":
       if (backup.walB?.holdsWal) return run.first - 1n;
       return segmentNumber(segmentBefore(backup.timeline, backup.stopLsn, backup.segmentSize), backup.segmentSize);
-    case "latest":
-      if (gap !== undefined && role === "primary") throw gapFailure(gap, check);
-      if (gap !== undefined) warnOfGap(gap, check);
+    case "latest": {
+      const unsupported = await unsupportedNext();
+      if (unsupported && role === "primary") throw unsupported;
+      if (unsupported) warnOf(unsupported, reading);
+      else if (gap !== undefined && role === "primary") throw gapFailure(gap, check);
+      else if (gap !== undefined) warnOfGap(gap, check);
       return run.last;
+    }
     case "xid":
     case "name":
-      if (located !== undefined && located / size > run.last) throw gapFailure(gap ?? run.last + 1n, check);
+      if (located !== undefined && located / size > run.last)
+        throw (await unsupportedNext()) ?? gapFailure(gap ?? run.last + 1n, check);
       return located === undefined ? run.last : located / size;
     case "lsn":
     case "time": {
@@ -82,8 +94,10 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
         target.kind === "lsn"
           ? await reachLsn(target.lsn, rest, reading)
           : await reachTime(target.time, backup.stopLsn, rest, reading);
-      if (reach.kind === "not reached" && gap !== undefined) throw gapFailure(gap, check);
-      if (reach.kind === "not reached") throw notReached(target, reach, check);
+      if (reach.kind === "not reached") {
+        const failure = gap === undefined ? notReached(target, reach, check) : gapFailure(gap, check);
+        throw (await unsupportedNext()) ?? failure;
+      }
       if (reach.kind === "unknown") {
         reading.log.warning(`cannot tell whether the archive reaches ${describeTarget(target)}`, {
           detail: reach.why,
@@ -105,11 +119,17 @@ function gapFailure(missing: bigint, { backup, request, runs, reading }: ReachCh
   });
 }
 
+const STANDBY_WAITS = "The standby waits there, unless it streams from a primary that still has it.";
+
+function warnOf({ message, detail }: IntegrityError, { log }: Reading): void {
+  log.warning(message, { ...(detail && { detail }), hint: STANDBY_WAITS });
+}
+
 function warnOfGap(missing: bigint, { backup, reading }: ReachCheck): void {
   const { name } = segmentOnPath(reading.path, missing, backup.segmentSize);
   reading.log.warning(`the archive has a gap: "${name}" is missing`, {
     detail: `There is no ${reading.archive.urlOf(name)}.`,
-    hint: "The standby waits there, unless it streams from a primary that still has it.",
+    hint: STANDBY_WAITS,
   });
 }
 

@@ -59,7 +59,7 @@ export async function planRestore(
 
   const reading = readingOf(backup, path, context);
   const runs = await readSettledRuns(backup, reading);
-  const run = checkStart(backup, runs, reading);
+  const run = await checkStart(backup, runs, reading);
   const last = await checkReach({ backup, run, runs, located: way.located, request, reading });
 
   const fetch = await planFetch(backup, directory, context);

@@ -2,6 +2,7 @@
 import { Failure, PostgresError, reasonOf } from "../errors.ts";
 import type { SegmentSize, WalSegment } from "../postgres/wal-segment.ts";
 import { segmentsBetween } from "../postgres/wal-segment.ts";
+import { isSupported } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import { abortableDelay } from "../system/delay.ts";
 import type { Log } from "../system/log.ts";
@@ -89,24 +90,33 @@ async function firstAwaited(
   return undefined;
 }
 
+/** Of those that a restore can read. */
 async function namesIn(archive: WalArchive, prefix: string): Promise<ReadonlySet<string>> {
   const names = new Set<string>();
-  for await (const { file } of archive.list(prefix)) if (file?.kind === "segment") names.add(file.name);
+  for await (const object of archive.list(prefix))
+    if (object.file?.kind === "segment" && isSupported(object)) names.add(object.file.name);
   return names;
 }
 
-async function notArchived(
-  { segment: { name }, isInArchive }: Awaited,
-  context: WaitForWalContext,
-): Promise<PostgresError> {
+async function notArchived({ segment, isInArchive }: Awaited, context: WaitForWalContext): Promise<PostgresError> {
   const { archive, archiver, timeoutMs } = context;
-  const url = archive.urlOf(name);
+  const unsupported = isInArchive ? undefined : await archive.unsupportedForm(segment);
+  if (unsupported !== undefined) return notByWalB(unsupported);
+  const url = archive.urlOf(segment.name);
   const why = isInArchive
     ? `There is ${url}, but the server still waits to archive it: it may be of another server, such as a copy of this one.`
     : `The backup needs it at ${url}.`;
-  return new PostgresError(`"${name}" was not archived within ${timeoutMs / 1000} s`, {
+  return new PostgresError(`"${segment.name}" was not archived within ${timeoutMs / 1000} s`, {
     detail: `${why} ${await describe(context)}`,
     hint: `${HINTS[archiver]} WALB_ARCHIVE_TIMEOUT sets how long to wait.`,
+  });
+}
+
+/** @param form  what the archive says of the segment */
+export function notByWalB(form: string): PostgresError {
+  return new PostgresError("the server archives WAL in a format that is not supported", {
+    detail: `${form} A restore could not read it.`,
+    hint: "Set archive_command to 'wal-b wal-push %p', and take the backup then.",
   });
 }
 

@@ -116,6 +116,9 @@ export interface WalObject {
   readonly compression: string;
 }
 
+/** Whether it is in a form that is read: what wal-b writes, or not compressed. Recovery stops at any other. */
+export const isSupported = ({ compression }: Partial<WalObject>) => compression === "zst" || compression === "";
+
 /** The key of an object below wal_005/ → which file it holds; undefined when it is not one. */
 export function parseWalKey(key: ObjectKey): WalObject | undefined {
   if (!key.startsWith(WAL)) return undefined;

@@ -19,7 +19,7 @@ import {
   type ObjectStore,
   type OpenedObject,
 } from "../storage/object-store.ts";
-import { CONTENT_SUFFIX, parseWalKey, WAL, type WalObject, walKey } from "./keys.ts";
+import { CONTENT_SUFFIX, isSupported, parseWalKey, WAL, type WalObject, walKey } from "./keys.ts";
 import { checkedPieces, checkWalContent } from "./wal-content.ts";
 
 export interface WalArchive {
@@ -54,6 +54,9 @@ export interface WalArchive {
 
   /** @throws as read() */
   readText(file: TimelineHistoryFile): Promise<string>;
+
+  /** What says that a file is there, but in no form that is supported; undefined when it is not there, or can be read. */
+  unsupportedForm(file: WalFile): Promise<string | undefined>;
 
   /** The first archived segment behind this one on its timeline; undefined when it is the last. */
   segmentAfter(segment: WalSegment): Promise<WalSegment | undefined>;
@@ -142,32 +145,40 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
     }
   }
 
-  /** Only after the store proved that there is no NAME.zst: one LIST finds any other form of the file. */
-  const otherForm = async (file: WalFile): Promise<ObjectKey | undefined> => {
+  /** One LIST finds any form of the file; one that is supported, if there is one. */
+  const findForm = async (file: WalFile): Promise<(WalObject & { readonly key: ObjectKey }) | undefined> => {
+    let unsupported: (WalObject & { readonly key: ObjectKey }) | undefined;
     for await (const { key } of store.list(`${WAL}${file.name}`)) {
       const found = parseWalKey(key);
       if (found?.file.name !== file.name) continue;
-      if (found.compression === "" || found.compression === "zst") return key;
-      throw new IntegrityError(`archived "${file.name}" is in a format that is not supported`, {
-        detail: `${store.urlOf(key)} is compressed with ${found.compression}.`,
-        hint: "Restore it with the tool that wrote it.",
-      });
+      if (isSupported(found)) return { ...found, key };
+      unsupported ??= { ...found, key };
     }
-    return undefined;
+    return unsupported;
   };
+
+  const describeForm = ({ key, compression }: WalObject & { readonly key: ObjectKey }) =>
+    `${store.urlOf(key)} is compressed with ${compression}.`;
 
   async function* read(file: WalFile): AsyncGenerator<Uint8Array, void, undefined> {
     try {
       yield* readForm(file, walKey(file.name));
     } catch (error) {
       if (!(error instanceof NotFoundError)) throw error;
-      const key = await otherForm(file);
-      if (key === undefined) {
+      // Only after the store proved that there is no NAME.zst.
+      const found = await findForm(file);
+      if (found === undefined) {
         throw new NotFoundError(`"${file.name}" is not in the archive`, {
           detail: `There is no ${store.urlOf(walKey(file.name))}.`,
         });
       }
-      yield* readForm(file, key);
+      if (!isSupported(found)) {
+        throw new IntegrityError(`archived "${file.name}" is in a format that is not supported`, {
+          detail: describeForm(found),
+          hint: "Restore it with the tool that wrote it.",
+        });
+      }
+      yield* readForm(file, found.key);
     }
   }
 
@@ -199,6 +210,11 @@ export function openWalArchive(store: ObjectStore, zstd: () => Promise<Zstd>): W
       let text = "";
       for await (const piece of read(file)) text += decoder.decode(piece, { stream: true });
       return text + decoder.decode();
+    },
+
+    async unsupportedForm(file) {
+      const found = await findForm(file);
+      return found && !isSupported(found) ? describeForm(found) : undefined;
     },
 
     async segmentAfter({ name }) {

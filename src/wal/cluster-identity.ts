@@ -7,6 +7,7 @@
  */
 import { IntegrityError, NotFoundError } from "../errors.ts";
 import { checkSegmentHeader } from "../postgres/wal-page-header.ts";
+import { isSupported } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { HostMemory } from "../system/host-memory.ts";
 
@@ -59,8 +60,9 @@ async function ownerOf(
   archive: WalArchive,
 ): Promise<{ readonly segment: string; readonly systemIdentifier: bigint } | undefined> {
   let looks = 0;
-  for await (const { file, compression } of archive.list()) {
-    if (file?.kind !== "segment" || (compression !== "zst" && compression !== "")) continue;
+  for await (const object of archive.list()) {
+    const { file } = object;
+    if (file?.kind !== "segment" || !isSupported(object)) continue;
     try {
       for await (const piece of archive.read(file)) {
         const { systemIdentifier } = checkSegmentHeader(file.name, file, piece);

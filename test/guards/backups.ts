@@ -130,11 +130,20 @@ export const BACKUP_GUARDS: readonly Guard[] = [
       guards: "a backup waits for all WAL from start to stop",
       file: "backup/push.ts",
       search:
-        "  const elsewhere = await waitForWal(session.startSegment, lastSegment, wait);\n  if (elsewhere) throw archivesElsewhere(elsewhere, wait);\n\n  const { server",
+        "  const elsewhere = await waitForWal(session.startSegment, lastSegment, wait);\n  if (elsewhere) throw await archivesElsewhere(elsewhere, wait);\n\n  const { server",
       replacement: "  void lastSegment;\n\n  const { server",
       test: "test/integration/backup-push-tells-why-wal-is-not-archived.test.ts",
       fails:
         "an archive that works > that breaks while files are copied: the missing segment is named, and the parts are taken back",
+      needs: "servers",
+    },
+    {
+      guards: "WAL that no restore can read, such as lz4, does not count as archived",
+      file: "backup/wait-for-wal.ts",
+      search: " && isSupported(object)",
+      replacement: "",
+      test: "test/integration/backup-push-tells-why-wal-is-not-archived.test.ts",
+      fails: "another tool archives here, with lz4, and the server says so",
       needs: "servers",
     },
     {

@@ -68,6 +68,26 @@ test.each([
   expect(await backupObjects()).toEqual([]);
 });
 
+test.each([
+  ["and the server says so", ""],
+  ["and the server does not say so yet", " && sleep 60"],
+])("another tool archives here, with lz4, %s: its object is named, which no restore could read", async (_, then) => {
+  await using own = await temporaryRepository();
+  const wal = join(own.directory, "wal_005");
+  const archiveCommand = `mkdir -p ${wal} && cp %p ${wal}/%f.lz4${then}`;
+  await using server = await startArchiving({}, { archiveCommand, major: 17 });
+  const { exitCode, stderr } = await runWalb(["backup-push", server.dataDirectory], {
+    as: server,
+    env: { ...own.env, ...SOON },
+  });
+  expect({ exitCode, stderr }).toEqual({
+    exitCode: 76,
+    stderr: expect.stringMatching(/ERROR: the server archives WAL in a format that is not supported\n/),
+  });
+  expect(stderr).toMatch(/wal_005\/[0-9A-F]{24}\.lz4 is compressed with lz4\. A restore could not read it\./);
+  expect((await own.keys()).filter((key) => key.startsWith("base"))).toEqual([]);
+});
+
 test("what was archived last is not what was archived highest, and was deleted since: the backup begins with its own segment", async () => {
   await using own = await temporaryRepository();
   await using server = await startArchiving(own.env, { walSegmentSizeMiB: 1 });

@@ -155,6 +155,51 @@ describe("planRestore()", () => {
     expect((await planning).wal.last.name).toBe(named(9, 2));
   });
 
+  describe("where WAL-G archived with lz4", () => {
+    /** These segments are there in that form alone. */
+    async function withLz4(...names: readonly string[]): Promise<MemoryObjectStore> {
+      const store = await repository();
+      await store.delete(names.map(walKey));
+      for (const name of names) await store.putIfAbsent(`wal_005/${name}.lz4`, Buffer.from("lz4"));
+      return store;
+    }
+    const UNSUPPORTED = (name: string) => ({
+      exitCode: 65,
+      message: `archived "${name}" is in a format that is not supported`,
+      detail: `memory://test/wal_005/${name}.lz4 is compressed with lz4. Recovery would stop there.`,
+    });
+
+    test.each([
+      ["the end", "latest", [named(9, 2)], named(9, 2)],
+      ["the middle", "latest", [named(6)], named(6)],
+      ["what the backup itself needs", "immediate", [named(5)], named(5)],
+      ["what a time is looked for in", "2099-01-01 00:00:00Z", [named(8, 2), named(9, 2)], named(8, 2)],
+      ["what an LSN is looked for in", "0/9F0000", [named(9, 2)], named(9, 2)],
+      ["what a restore point is looked for in", "name:nowhere", [named(9, 2)], named(9, 2)],
+    ])("%s: to %s is refused by name", async (_, to, lz4, refused) => {
+      await using directory = await temporaryDirectory();
+      const { context } = contextOf(await withLz4(...lz4));
+      const plan = planRestore(join(directory.path, "new"), requestOf(to), context);
+      await expect(plan).rejects.toMatchObject(UNSUPPORTED(refused));
+      expect(await readdir(directory.path)).toEqual([]);
+    });
+
+    test("behind the target: is not asked for", async () => {
+      await using directory = await temporaryDirectory();
+      const { context } = contextOf(await withLz4(named(8, 2), named(9, 2)));
+      const plan = await planRestore(join(directory.path, "new"), requestOf("0/600000"), context);
+      expect(plan.wal.last.name).toBe(named(6));
+    });
+
+    test("a standby waits there, and is told", async () => {
+      await using directory = await temporaryDirectory();
+      const { context, records } = contextOf(await withLz4(named(9, 2)));
+      const plan = await planRestore(join(directory.path, "new"), requestOf("latest", { role: "standby" }), context);
+      expect(plan.wal.last.name).toBe(named(8, 2));
+      expect(records.join("\n")).toContain(UNSUPPORTED(named(9, 2)).message);
+    });
+  });
+
   test("refuses another cluster's segment on the way to a restore point", async () => {
     await using directory = await temporaryDirectory();
     const store = await repository();

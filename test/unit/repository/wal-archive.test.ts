@@ -125,6 +125,19 @@ describe("a WAL archive", () => {
     expect(failure.detail).toBe(`memory://test/wal_005/${SEGMENT}.${suffix} is compressed with ${suffix}.`);
   });
 
+  test("unsupportedForm() tells of what is there in no form that can be read, and of nothing else", async () => {
+    const { store, archive, put } = setUp();
+    expect(await archive.unsupportedForm(file(SEGMENT))).toBeUndefined();
+    await store.putIfAbsent(`wal_005/${SEGMENT}.partial.lz4`, Buffer.from("?"));
+    expect(await archive.unsupportedForm(file(SEGMENT))).toBeUndefined();
+    await store.putIfAbsent(`wal_005/${SEGMENT}.lz4`, Buffer.from("?"));
+    expect(await archive.unsupportedForm(file(SEGMENT))).toBe(
+      `memory://test/wal_005/${SEGMENT}.lz4 is compressed with lz4.`,
+    );
+    await put(SEGMENT, walContent(SEGMENT));
+    expect(await archive.unsupportedForm(file(SEGMENT))).toBeUndefined();
+  });
+
   test("does not take another file for the one that was asked for", async () => {
     const { store, archive, put } = setUp();
     await put(`${SEGMENT}.partial`, walContent(SEGMENT));
