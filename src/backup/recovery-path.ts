@@ -78,6 +78,20 @@ export function segmentOnPath(path: RecoveryPath, number: bigint, size: SegmentS
   return segmentAt(stretch?.timeline ?? 1, number, size);
 }
 
+/**
+ * What recovery takes when the file on the path is missing: of the same number, the next older timeline's, back to the one that it has
+ * read from last. Only where a timeline begins there is such a one, and what it has behind that was left.
+ */
+export function segmentsInstead(path: RecoveryPath, number: bigint, size: SegmentSize): readonly WalSegment[] {
+  const [before, here] = [number - 1n, number].map((each) =>
+    path.findLastIndex(({ from }) => from / BigInt(size) <= each),
+  );
+  return path
+    .slice(Math.max(before ?? 0, 0), here)
+    .map(({ timeline }) => segmentAt(timeline, number, size))
+    .toReversed();
+}
+
 /** Segments behind one another, by number, both ends included. */
 export interface Run {
   readonly first: bigint;

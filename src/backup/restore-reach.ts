@@ -6,7 +6,15 @@ import { segmentBefore, segmentNumber } from "../postgres/wal-segment.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
 import { abortableDelay } from "../system/delay.ts";
 import { firstMissing, gapBehind, type Run, runFrom, segmentOnPath } from "./recovery-path.ts";
-import { type Reach, type Reading, reachLsn, reachTime, readRuns, unsupportedAt } from "./recovery-reach.ts";
+import {
+  type Reach,
+  type Reading,
+  reachLsn,
+  reachTime,
+  readRuns,
+  refusePastFork,
+  unsupportedAt,
+} from "./recovery-reach.ts";
 import type { RestoreRequest } from "./restore-request.ts";
 
 /** Segments are archived side by side, so a gap may close by itself. */
@@ -76,8 +84,10 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
     case "latest": {
       const unsupported = await unsupportedNext();
       if (unsupported && role === "primary") throw unsupported;
+      if (gap !== undefined && role === "primary") throw gapFailure(gap, check);
+      // Also of a standby: it would never come to the timeline that it is to follow.
+      await refusePastFork(run.last + 1n, reading);
       if (unsupported) warnOf(unsupported, reading);
-      else if (gap !== undefined && role === "primary") throw gapFailure(gap, check);
       else if (gap !== undefined) warnOfGap(gap, check);
       return run.last;
     }
@@ -85,7 +95,9 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
     case "name":
       if (located !== undefined && located / size > run.last)
         throw (await unsupportedNext()) ?? gapFailure(gap ?? run.last + 1n, check);
-      return located === undefined ? run.last : located / size;
+      if (located !== undefined) return located / size;
+      await refusePastFork(run.last + 1n, reading);
+      return run.last;
     case "lsn":
     case "time": {
       // A backup is consistent at its stop, and recovery that stops before is an error.
@@ -103,6 +115,7 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
           detail: reach.why,
           hint: "If it does not, the server says so at the end of recovery, and does not start.",
         });
+        await refusePastFork(run.last + 1n, reading);
       }
       return target.kind === "lsn" ? target.lsn / size : run.last;
     }

@@ -11,6 +11,7 @@ import type { Lsn } from "../postgres/lsn.ts";
 import { parseTimelineHistory, switchPointOf, type TimelineHistory } from "../postgres/timeline-history.ts";
 import { checkSegmentHeader } from "../postgres/wal-page-header.ts";
 import {
+  type SegmentSize,
   segmentAt,
   segmentBefore,
   segmentHolding,
@@ -22,6 +23,7 @@ import type { Backup } from "../repository/backup-catalog.ts";
 import { walKey } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import { forEachAtOnce } from "../system/pool.ts";
+import { pathTo, type RecoveryPath, segmentOnPath, segmentsInstead } from "./recovery-path.ts";
 import type { VerifiedSegments } from "./verified-segments.ts";
 import { type Finding, findingOf, type WalReach, type WalRead } from "./verify-report.ts";
 
@@ -112,6 +114,11 @@ class Walk {
     this.last = number;
   }
 
+  has(number: bigint): boolean {
+    const inGap = this.gaps.some(({ first, last }) => first <= number && number <= last);
+    return this.first <= number && number <= this.last && !inGap;
+  }
+
   need(number: bigint): void {
     if (number > this.needed) this.needed = number;
   }
@@ -135,6 +142,7 @@ async function planToEnd(
   const withoutHistory = new Set<number>();
   const known = new Set<number>([backup.timeline]);
   const notes: string[] = [];
+  let newest = pathTo(backup.timeline, []);
   const numberAt = (lsn: Lsn) => segmentNumber(segmentHolding(1, lsn, segmentSize), segmentSize);
 
   for await (const { file } of archive.list()) {
@@ -151,6 +159,7 @@ async function planToEnd(
         continue;
       }
       follow(file.timeline, history);
+      newest = pathTo(file.timeline, history);
     } else if (file?.kind === "segment" && file.timeline >= backup.timeline) {
       if (!known.has(file.timeline)) withoutHistory.add(file.timeline);
       walks.get(file.timeline)?.add(segmentNumber(file, segmentSize));
@@ -162,6 +171,7 @@ async function planToEnd(
     const detail = `There are segments of timeline ${timeline}, and without its history no recovery follows it.`;
     found(name, new IntegrityError(`"${name}" is missing`, { detail }));
   }
+  notes.push(...noteOfFork(newest, walks, segmentSize));
   const stretches = [...walks.values()].map((walk) => walk.stretch()).filter(isNotEmpty);
   return { stretches, notes };
 
@@ -179,6 +189,19 @@ async function planToEnd(
     }
     walks.set(timeline, new Walk({ timeline, first, last: first - 1n }));
   }
+}
+
+/** Nothing is damaged: a new timeline's first segment is archived when it is full. */
+function noteOfFork(path: RecoveryPath, walks: ReadonlyMap<number, Walk>, size: SegmentSize): readonly string[] {
+  const walk = walks.get(path.at(-1)?.timeline ?? 0);
+  if (walk === undefined) return [];
+  const missing = walk.last + 1n;
+  const instead = segmentsInstead(path, missing, size).find(({ timeline }) => walks.get(timeline)?.has(missing));
+  if (instead === undefined) return [];
+  const { name, timeline } = segmentOnPath(path, missing, size);
+  return [
+    `"${name}" is not archived yet, and recovery to timeline ${timeline} would take "${instead.name}" for it, which is why restore refuses that now.`,
+  ];
 }
 
 async function readHistory(

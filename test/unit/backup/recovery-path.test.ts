@@ -8,6 +8,7 @@ import {
   runFrom,
   runsOf,
   segmentOnPath,
+  segmentsInstead,
 } from "../../../src/backup/recovery-path.ts";
 import { asLsn } from "../../../src/postgres/lsn.ts";
 import { microsecondsOf, parseRecoveryTarget } from "../../../src/postgres/recovery-target.ts";
@@ -40,6 +41,30 @@ describe("segmentOnPath()", () => {
     [300n, "00000004000000010000002C"],
   ])("number %p is in %s", (number, name) => {
     expect(segmentOnPath(path, number, SIZE).name).toBe(name);
+  });
+});
+
+describe("segmentsInstead()", () => {
+  // Two promotions in one segment, and one where a segment ends.
+  const path = pathTo(5, [
+    { timeline: 1, switchLsn: at(5, 100) },
+    { timeline: 2, switchLsn: at(5, 200) },
+    { timeline: 3, switchLsn: at(9) },
+  ]);
+  test.each([
+    [4n, []],
+    [5n, ["000000020000000000000005", "000000010000000000000005"]],
+    [6n, []],
+    [8n, []],
+    [9n, ["000000030000000000000009"]],
+    [10n, []],
+  ])("of number %p: %p", (number, names) => {
+    expect(segmentsInstead(path, number, SIZE).map(({ name }) => name)).toEqual(names);
+  });
+
+  test("of the segment in which the first timeline begins, there is none", () => {
+    expect(segmentsInstead(path, 0n, SIZE)).toEqual([]);
+    expect(segmentsInstead(pathTo(1, []), 0n, SIZE)).toEqual([]);
   });
 });
 

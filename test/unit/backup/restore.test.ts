@@ -155,6 +155,33 @@ describe("planRestore()", () => {
     expect((await planning).wal.last.name).toBe(named(9, 2));
   });
 
+  /** Its history is there, and none of its segments; timeline 1 went on to 8. */
+  test.each([
+    ["latest", {}],
+    ["latest", { role: "standby" }],
+    ["name:x", {}],
+    ["2099-01-01 00:00:00Z", {}],
+  ] as const)(
+    "to %s, %p: does not go past the fork to a timeline of which nothing is archived yet",
+    async (to, more) => {
+      await using directory = await temporaryDirectory();
+      const store = await repository();
+      await store.delete([...between(7, 9, 2), named(6)].map(walKey));
+      // Of a release whose records nobody here knows: where the target is, PostgreSQL alone finds out.
+      await putWal(store, zstd, [named(6)], { change: (view) => view.setUint16(0, 0xd1f0, true) });
+      const plan = planRestore(join(directory.path, "new"), requestOf(to, more), contextOf(store).context);
+      await expect(plan).rejects.toMatchObject({
+        exitCode: 65,
+        message: `"${named(7, 2)}" is not archived yet, and recovery would take "${named(7)}" for it`,
+        detail: expect.stringContaining("Timeline 1 was left at LSN 0/750000 on the way to timeline 2"),
+      });
+      await store.delete([walKey(named(7))]);
+      await store.putIfAbsent(walKey(`${named(7)}.partial`), Buffer.from("?"));
+      const planned = await planRestore(join(directory.path, "new"), requestOf(to, more), contextOf(store).context);
+      expect(planned.wal.last.name).toBe(named(6));
+    },
+  );
+
   describe("where WAL-G archived with lz4", () => {
     /** These segments are there in that form alone. */
     async function withLz4(...names: readonly string[]): Promise<MemoryObjectStore> {
