@@ -44,6 +44,7 @@ import {
   syncTree,
   type TablespaceChoice,
   type TargetPlan,
+  warnOfRoot,
 } from "./target.ts";
 import { PG_CONTROL_UNTIL_COMPLETE, placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
 
@@ -126,6 +127,7 @@ export async function planFetch(backup: Backup, target: string, context: BackupF
     ? planResumedTarget(target, backup.tablespaces, { choice: tablespaces, identity: interrupted.identity })
     : await planTarget(target, backup.tablespaces, tablespaces);
   await checkWritable(plan);
+  await warnOfRoot(plan, log);
   const found = interrupted && manifest ? await examine(plan, manifest, context) : NOTHING_FOUND;
   const space = await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: manifest?.files, found, log });
   const needed = interrupted ? await partsToRead(parts, interrupted, found, target) : parts;

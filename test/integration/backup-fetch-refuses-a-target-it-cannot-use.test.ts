@@ -1,8 +1,8 @@
 /** What backup-fetch cannot restore into is refused before anything is changed. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmod, lstat, mkdir, readdir, stat, symlink, writeFile } from "node:fs/promises";
+import { chmod, chown, lstat, mkdir, mkdtemp, readdir, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { giveTo } from "../support/account.ts";
+import { giveTo, shortTemporaryDirectory } from "../support/account.ts";
 import {
   contentOf,
   fetchBackup,
@@ -153,10 +153,53 @@ test("an empty directory of any mode is used, and gets the mode that a server st
   expect(await recovered.psql("SELECT count(*) FROM elsewhere")).toBe("1000");
 });
 
-// Only root may mount a small file system, and only root restores for another account.
+// Only root may give a directory away or mount a small file system, and only root restores for another account.
 if (process.getuid?.() !== 0) {
-  process.stderr.write("not tested: a file system that is too small, and restoring as root: that needs root\n");
+  process.stderr.write(
+    "not tested: directories of others, a file system that is too small, and restoring as root: that needs root\n",
+  );
 } else {
+  test("a directory that the account may write and does not own: its mode could not be set, after hours", async () => {
+    const group = server.account?.gid ?? -1;
+    const directory = await server.makeDirectory("of root and the group");
+    await chown(directory, 0, group);
+    await chmod(directory, 0o770);
+    await refuses(directory, [
+      `"${directory}" belongs to another account`,
+      `Its owner is account 0, and this one is ${server.account?.uid}.`,
+      `Run "chown ${server.account?.uid} '${directory}'" as root`,
+    ]);
+    const prepared = await server.makeDirectory("with links that root made");
+    await mkdir(join(prepared, "pg_tblspc"));
+    await symlink(await server.makeDirectory("place that root prepared"), join(prepared, "pg_tblspc", oid));
+    await refuses(prepared, [`"${prepared}/pg_tblspc" belongs to another account`], { args: [] });
+  });
+
+  test("a tablespace's directory that the account may write and does not own is used: its mode stays", async () => {
+    const directory = await server.makeDirectory("beside a place of root");
+    const place = await server.makeDirectory("place of root and the group");
+    await chown(place, 0, server.account?.gid ?? -1);
+    await chmod(place, 0o770);
+    await fetchBackup(server, repository.env, { directory, args: ["--tablespace-mapping", `${oid}=${place}`] });
+    await using recovered = await recover(directory, repository.env);
+    expect(await recovered.psql("SELECT count(*) FROM elsewhere")).toBe("1000");
+  });
+
+  test("root into a directory of root's: a warning says that no server starts on it, and what to do", async () => {
+    const around = await mkdtemp(join(shortTemporaryDirectory(), "walb-of-root-"));
+    try {
+      const args = ["backup-fetch", join(around, "data"), "LATEST", "--tablespace-mapping", `${oid}=${around}/space`];
+      const { exitCode, stderr } = await runWalb(args, { env: repository.env });
+      expect({ exitCode, stderr }).toEqual({
+        exitCode: 0,
+        stderr: expect.stringContaining(`WARNING: what is restored into "${around}/data" will belong to root\n`),
+      });
+      expect(stderr).toContain(`run "chown -R postgres: '${around}/data' '${around}/space'"`);
+    } finally {
+      await rm(around, { recursive: true });
+    }
+  });
+
   test("a file system that is too small, before anything is written", async () => {
     const directory = await server.makeDirectory("small");
     const mounted = await runProgram(["mount", "-t", "tmpfs", "-o", "size=4m", "small", directory]);
@@ -188,7 +231,7 @@ if (process.getuid?.() !== 0) {
     const directory = join(around, "data/18/main");
     const args = ["backup-fetch", directory, "LATEST", "--tablespace-mapping", `${oid}=${around}/spaces/one`];
     const { exitCode, stderr } = await runWalb(args, { env: repository.env });
-    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.not.stringContaining("WARNING") });
     const names = await readdir(around, { recursive: true });
     const owners = await Promise.all(names.map(async (name) => `${name} ${(await stat(join(around, name))).uid}`));
     expect(owners.filter((owner) => !owner.endsWith(` ${server.account?.uid}`))).toEqual([]);

@@ -1,6 +1,6 @@
 /** What a server would find out after hours, restore finds out before it writes anything. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { chmod, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, chown, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
 import { archiveEverything, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
@@ -130,6 +130,20 @@ test("a directory that is not empty, and one that may not be written", async () 
   await refuses(["--dry-run"], 73, [`could not prepare "${closed}/inside"`], join(closed, "inside"));
   await rm(closed, { recursive: true });
 });
+
+// Only root may give a directory away.
+if (process.getuid?.() !== 0) {
+  process.stderr.write("not tested: a directory of another account: that needs root\n");
+} else {
+  test("a directory that the account may write and does not own, before the archive is read", async () => {
+    const directory = await server.makeDirectory("of root and the group");
+    await chown(directory, 0, server.account?.gid ?? -1);
+    await chmod(directory, 0o770);
+    for (const args of [[], ["--dry-run"]]) {
+      await refuses(args, 73, [`"${directory}" belongs to another account`, "chown"], directory);
+    }
+  });
+}
 
 test("the data directory of a running server", async () => {
   const { dataDirectory, pid } = server;
