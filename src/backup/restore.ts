@@ -76,7 +76,7 @@ export async function planRestore(
     run: { first: run.first, last: last < run.last ? last + 1n : last },
     reading,
     fetch,
-    settings: settingsOf(request, way),
+    settings: settingsOf(request, way, hasNothingToReplay(backup, run)),
     signalFile: request.role === "standby" ? "standby.signal" : "recovery.signal",
   };
 }
@@ -102,8 +102,17 @@ function checkVersion({ name, pgVersion }: Backup): void {
   );
 }
 
-function settingsOf({ target, action, role, timeline, restoreCommand }: RestoreRequest, way: Way): ConfSettings {
-  const setting = targetSetting(target);
+/** Of a cluster that was shut down, and not started since: it is where its backup is consistent. */
+const hasNothingToReplay = ({ walB, startLsn, stopLsn }: Backup, { first, last }: Run) =>
+  walB?.holdsWal === true && startLsn === stopLsn && last < first;
+
+function settingsOf(
+  { target, action, role, timeline, restoreCommand }: RestoreRequest,
+  way: Way,
+  isThereAlready: boolean,
+): ConfSettings {
+  // PostgreSQL sees at a record that it is consistent; without one it ends with "recovery ended before configured recovery target".
+  const setting = isThereAlready && target.kind === "immediate" ? undefined : targetSetting(target);
   return [
     ["restore_command", restoreCommand],
     ...(setting ? [setting, ["recovery_target_action", action] as const] : []),

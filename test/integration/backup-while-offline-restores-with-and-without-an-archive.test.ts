@@ -4,6 +4,7 @@ import { readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { giveTo } from "../support/account.ts";
 import {
+  archiveEverything,
   contentOf,
   fetchBackup,
   listedBackups,
@@ -61,6 +62,34 @@ test.each([
   expect(await restored.psql("SELECT count(*) FROM kept_by_a_clean_stop")).toBe("1000");
   await restored.query("INSERT INTO elsewhere VALUES (0)");
 });
+
+test.each([12, 18])(
+  "PostgreSQL %i: restore --to immediate, with nothing archived behind the backup and with something",
+  async (major) => {
+    await using own = await temporaryRepository();
+    await using server = await startArchiving(own.env, { major });
+    await server.query("CREATE TABLE rows AS SELECT generate_series(1, 1000) AS id");
+    const atTheStop = await contentOf(server);
+    await server.stop();
+    await pushBackup(server, own.env, OFFLINE);
+
+    const restored = async (name: string) => {
+      const directory = join(server.directory, name);
+      const args = ["restore", directory, "--to", "immediate", "--action", "promote"];
+      const { exitCode, stderr } = await runWalb(args, { as: server, env: own.env });
+      expect(exitCode, stderr).toBe(0);
+      await using recovered = await startPostgresOn(directory, { env: own.env, settings: { archive_mode: "off" } });
+      await recovered.waitFor(async () => (await recovered.psql("SELECT pg_is_in_recovery()")) === "f");
+      return await contentOf(recovered);
+    };
+    expect(await restored("alone")).toEqual(atTheStop);
+
+    await server.start();
+    await server.query("INSERT INTO rows SELECT generate_series(1001, 2000)");
+    await archiveEverything(server, own);
+    expect(await restored("behind")).toEqual(atTheStop);
+  },
+);
 
 test("with an archive, recovery goes on from the backup to what was archived afterwards", async () => {
   await using server = await startArchiving(repository.env, { major: 17 });
