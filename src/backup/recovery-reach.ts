@@ -5,7 +5,7 @@
  * has been replayed (13 and later), or promotes (12): hours after this could have told.
  */
 import { IntegrityError, NotFoundError } from "../errors.ts";
-import { asLsn, formatLsn, type Lsn } from "../postgres/lsn.ts";
+import type { Lsn } from "../postgres/lsn.ts";
 import type { Microseconds, RecoveryTarget } from "../postgres/recovery-target.ts";
 import { BEGINNING_BYTES, checkSegmentHeader } from "../postgres/wal-page-header.ts";
 import {
@@ -20,7 +20,7 @@ import { type SegmentSize, segmentNumber, type WalSegment } from "../postgres/wa
 import { isSupported } from "../repository/keys.ts";
 import type { WalArchive } from "../repository/wal-archive.ts";
 import type { Log } from "../system/log.ts";
-import { type RecoveryPath, type Run, runsOf, segmentOnPath, segmentsInstead } from "./recovery-path.ts";
+import { type RecoveryPath, type Run, runsOf, segmentOnPath } from "./recovery-path.ts";
 
 export interface Reading {
   readonly archive: WalArchive;
@@ -46,30 +46,6 @@ async function* archivedNumbers(first: bigint, { archive, path, segmentSize: siz
       if (number >= first && segmentOnPath(path, number, size).name === file.name) yield number;
     }
   }
-}
-
-/**
- * A timeline's history is archived when it begins, and its first segment when that is full. If the one before was archived up to the
- * same number by a primary that nobody stopped, recovery goes along that, past the point where it was left.
- *
- * @param missing  number of the segment behind the last that is archived on the path
- * @throws IntegrityError  both are named
- */
-export async function refusePastFork(missing: bigint, { archive, path, segmentSize }: Reading): Promise<void> {
-  const { name, timeline } = segmentOnPath(path, missing, segmentSize);
-  for (const instead of segmentsInstead(path, missing, segmentSize)) {
-    if (!(await isListed(instead, archive))) continue;
-    const left = path.find((stretch) => stretch.timeline === instead.timeline)?.until ?? asLsn(0n);
-    throw new IntegrityError(`"${name}" is not archived yet, and recovery would take "${instead.name}" for it`, {
-      detail: `Timeline ${instead.timeline} was left at LSN ${formatLsn(left)} on the way to timeline ${timeline}, and recovery would replay what it had after that.`,
-      hint: `Nothing was written. Wait until the segment is archived: SELECT pg_switch_wal() on the server of timeline ${timeline} ends it. To recover what timeline ${instead.timeline} had, say --timeline ${instead.timeline}.`,
-    });
-  }
-}
-
-async function isListed({ name }: WalSegment, archive: WalArchive): Promise<boolean> {
-  for await (const { file } of archive.list(name)) if (file?.name === name) return true;
-  return false;
 }
 
 /** @returns the refusal, where what looks missing is there in another tool's form, at which recovery stops */

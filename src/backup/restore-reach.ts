@@ -5,16 +5,9 @@ import { describeTarget, formatTime, type RecoveryTarget } from "../postgres/rec
 import { segmentBefore, segmentNumber } from "../postgres/wal-segment.ts";
 import type { Backup } from "../repository/backup-catalog.ts";
 import { abortableDelay } from "../system/delay.ts";
+import { refusePastFork } from "./past-fork.ts";
 import { firstMissing, gapBehind, type Run, runFrom, segmentOnPath } from "./recovery-path.ts";
-import {
-  type Reach,
-  type Reading,
-  reachLsn,
-  reachTime,
-  readRuns,
-  refusePastFork,
-  unsupportedAt,
-} from "./recovery-reach.ts";
+import { type Reach, type Reading, reachLsn, reachTime, readRuns, unsupportedAt } from "./recovery-reach.ts";
 import type { RestoreRequest } from "./restore-request.ts";
 
 /** Segments are archived side by side, so a gap may close by itself. */

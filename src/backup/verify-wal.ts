@@ -200,7 +200,7 @@ function noteOfFork(path: RecoveryPath, walks: ReadonlyMap<number, Walk>, size: 
   if (instead === undefined) return [];
   const { name, timeline } = segmentOnPath(path, missing, size);
   return [
-    `"${name}" is not archived yet, and recovery to timeline ${timeline} would take "${instead.name}" for it, which is why restore refuses that now.`,
+    `"${name}" is not archived yet, and recovery to timeline ${timeline} would take "${instead.name}" for it: where that goes on past the fork, restore refuses it.`,
   ];
 }
 

@@ -1,9 +1,10 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
-import { resolve } from "node:path";
-import { NotFoundError } from "../errors.ts";
-import { systemIdentifierBeside } from "../postgres/pg-control.ts";
-import type { ObjectStore } from "../storage/object-store.ts";
+import { dirname, resolve } from "node:path";
+import { Failure, NotFoundError } from "../errors.ts";
+import { readPgControl, systemIdentifierBeside } from "../postgres/pg-control.ts";
+import { parseWalFile } from "../postgres/wal-segment.ts";
 import type { Command, CommandContext } from "./command.ts";
+import type { Repository } from "./open-repository.ts";
 import { prefetcherFor } from "./prefetcher.ts";
 import { type RecoveryState, recoveryState } from "./recovery.ts";
 
@@ -53,25 +54,42 @@ export const walFetch: Command = {
         signal: context.signal,
       });
     } catch (error) {
-      if (error instanceof NotFoundError) await checkProvesAbsence(context, state, repository.store);
+      if (error instanceof NotFoundError) await checkProvesAbsence(context, { name, destination, state, repository });
       throw error;
     }
     await prefetcher?.advance();
   },
 };
 
+interface Absence {
+  readonly name: string;
+  readonly destination: string;
+  readonly state: RecoveryState;
+  readonly repository: Repository;
+}
+
 /**
  * Loaded where it is needed: a hit, for which recovery waits, comes without. Of a bucket only recovery asks more, which would end; a
  * standby asks for the same file again and again.
  */
-async function checkProvesAbsence(
-  { settings }: CommandContext,
-  state: RecoveryState,
-  store: ObjectStore,
-): Promise<void> {
+async function checkProvesAbsence(context: CommandContext, absence: Absence): Promise<void> {
   const [{ checkNotEmpty }, { parsePrefix }] = await Promise.all([import("./mounted.ts"), import("./prefix.ts")]);
-  const prefix = parsePrefix(settings);
-  if (prefix.kind === "directory" || state === "recovery") await checkNotEmpty(store, prefix);
+  const { state, repository } = absence;
+  const prefix = parsePrefix(context.settings);
+  if (prefix.kind === "directory" || state === "recovery") await checkNotEmpty(repository.store, prefix);
+  if (state === "recovery") await checkEndsThere(context, absence);
+}
+
+/** What is absent of a timeline that has just begun, PostgreSQL takes from the one that was left. */
+async function checkEndsThere({ log, signal }: CommandContext, { name, destination, repository }: Absence) {
+  const segment = parseWalFile(name);
+  if (segment?.kind !== "segment") return;
+  const { refuseForkBehind } = await import("../backup/past-fork.ts");
+  // Of no data directory, or of a release that is not known, nobody can tell.
+  const control = await readPgControl(dirname(dirname(destination))).catch((error: unknown) => {
+    if (!(error instanceof Failure)) throw error;
+  });
+  if (control) await refuseForkBehind(segment, { archive: repository.archive, control, log, signal });
 }
 
 /** Giving up stops a recovery, and costs a standby a few seconds until it asks again. */

@@ -3,17 +3,11 @@
  * archiving. Recovery takes the old one's segment of that number then (xlogrecovery.c, XLogFileReadAnyTLI), and what follows it.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readdir } from "node:fs/promises";
+import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import {
-  archiveEverything,
-  fetchBackup,
-  pushBackup,
-  recover,
-  startArchiving,
-  temporaryRepository,
-} from "../support/backups.ts";
-import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
+import { archiveEverything, fetchBackup, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
+import { type PostgresServer, type Settings, startPostgresOn } from "../support/postgres-server.ts";
+import { untilArchived } from "../support/prefetching.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
 
 let repository: Awaited<ReturnType<typeof temporaryRepository>>;
@@ -66,13 +60,45 @@ async function rowsAfterRecovery(directory: string): Promise<string> {
   return await rowsOf(recovered);
 }
 
-test("PostgreSQL itself replays what the old primary had after the fork", async () => {
-  const directory = join(old.directory, "by hand");
+/** The backup, to be recovered without "restore". */
+async function fetched(name: string): Promise<string> {
+  const directory = join(old.directory, name);
   await fetchBackup(old, repository.env, { directory });
-  await using recovered = await recover(directory, repository.env);
+  await writeFile(join(directory, "recovery.signal"), "");
+  return directory;
+}
+
+const recovery = async (restoreCommand: string, settings: Settings = {}) => ({
+  env: repository.env,
+  settings: { restore_command: restoreCommand, archive_mode: "off", ...settings },
+});
+
+test("PostgreSQL itself replays what the old primary had after the fork", async () => {
+  const directory = await fetched("by hand");
+  // What a restore_command says that knows nothing of timelines.
+  const command = `${await walbBinary()} wal-fetch %f %p || exit 1`;
+  await using recovered = await startPostgresOn(directory, await recovery(command));
   expect(await rowsOf(recovered)).toBe("both|11\nold|2");
-  expect(await recovered.logText()).toContain(`"00000002${forked}" is not in the archive`);
   expect(await recovered.logText()).toContain(`restored "00000001${forked}" from the archive`);
+});
+
+test("wal-fetch stops a recovery that was set up by hand, and lets one go on that stays on purpose", async () => {
+  const command = `${await walbBinary()} wal-fetch %f %p`;
+  const options = { ...(await recovery(command)), until: "spawned" } as const;
+  await using stopped = await startPostgresOn(await fetched("stopped"), options);
+  expect(await stopped.exited(60_000)).toEqual({ exitCode: 1, signal: null });
+  const log = await stopped.logText();
+  expect(log).toContain(
+    `ERROR: "00000002${forked}" is not archived yet, and recovery would take "00000001${forked}" for it`,
+  );
+  expect(log).toMatch(/HINT: Start again when the segment is archived: .* set recovery_target_timeline = '1'\./);
+  expect(log).toContain(
+    `could not restore file "00000002${forked}" from archive: child process exited with exit code 200`,
+  );
+
+  const staying = await recovery(command, { recovery_target_timeline: "1" });
+  await using stayed = await startPostgresOn(await fetched("stayed"), staying);
+  expect(await rowsOf(stayed)).toBe("both|11\nold|2");
 });
 
 test.each([
@@ -115,4 +141,35 @@ test("once the segment is archived, recovery goes along the new timeline", async
   expect(await rowsAfterRecovery(await restored("newest", []))).toBe("both|11\nnew|1");
   const { stdout } = await runWalb(["verify"], { as: old, env: repository.env });
   expect(stdout).not.toContain("not archived yet");
+});
+
+test("a timeline that was left because it ended there, in the middle of a record, is gone along to its end", async () => {
+  await using own = await temporaryRepository();
+  await using crashed = await startArchiving(own.env, { major: 17, walSegmentSizeMiB: 1 });
+  await pushBackup(crashed, own.env);
+  // Fills segments, and ends none of them early: the last that is archived ends within a record.
+  await crashed.query("CREATE TABLE filler AS SELECT n, repeat(md5(n::text), 10) FROM generate_series(1, 20000) n");
+  await untilArchived(crashed, await crashed.psql("SELECT pg_walfile_name(pg_current_wal_lsn() - 1048576)"));
+  await crashed.stop("immediate");
+
+  const restoredTo = async (name: string) => {
+    const directory = join(crashed.directory, name);
+    const { exitCode, stderr } = await runWalb(["restore", directory], { as: crashed, env: own.env });
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
+    return directory;
+  };
+  const archiving = { archive_mode: "on", archive_command: `${await walbBinary()} wal-push %p` };
+  const directory = await restoredTo("first");
+  await using promoted = await startPostgresOn(directory, { env: own.env, settings: archiving });
+  await promoted.waitFor(async () => (await own.keys()).includes("wal_005/00000002.history.zst"));
+  await promoted.stop("immediate");
+  const begun = (await readdir(join(directory, "pg_wal"))).filter((name) => /^00000002[0-9A-F]{16}$/.test(name)).sort();
+  const keys = await own.keys();
+  expect(keys).toContain(`wal_005/${begun[0]?.replace("00000002", "00000001")}.zst`);
+  expect(keys).not.toContain(`wal_005/${begun[0]}.zst`);
+
+  const again = await startPostgresOn(await restoredTo("again"), { env: own.env, settings: { archive_mode: "off" } });
+  await using _ = again;
+  await again.waitFor(async () => (await again.psql("SELECT pg_is_in_recovery()")) === "f");
+  expect(await again.psql("SELECT timeline_id FROM pg_control_checkpoint()")).toBe("3");
 });
