@@ -1,5 +1,5 @@
 /** wal-b backup-fetch DIR NAME|LATEST */
-import { resolve } from "node:path";
+import { lastingPath } from "../system/working-directory.ts";
 import type { Command } from "./command.ts";
 import { TABLESPACE_OPTIONS, tablespaceChoice } from "./tablespace-choice.ts";
 
@@ -30,7 +30,7 @@ export const backupFetch: Command = {
     await using repository = await openRepository(context);
     const { store, zstd } = repository;
     const { settings, log, startProgress, now, signal, workingDirectory } = context;
-    const directory = resolve(workingDirectory, words.required("directory"));
+    const directory = lastingPath(workingDirectory, words.required("directory"));
     await fetchBackup(words.required("name"), directory, {
       store,
       zstd: await zstd(),

@@ -5,6 +5,7 @@ import { UsageError } from "../errors.ts";
 import { createLog, type LogLevel } from "../system/log.ts";
 import { progressIn, repeat } from "../system/progress.ts";
 import type { StatusLine } from "../system/status-line.ts";
+import { isDecoded } from "../system/working-directory.ts";
 import { type Command, type CommandContext, HINT_FOR_WORDS, type Option, type Output, type Words } from "./command.ts";
 import { type ChosenCommand, type ParsedWords, parsePlainWords } from "./plain-words.ts";
 import { walFetch } from "./wal-fetch.ts";
@@ -82,12 +83,20 @@ export interface ProgramEdge {
  * @throws Failure  what a command throws; UsageError for words that no command takes
  */
 export async function runProgram(argv: readonly string[], edge: ProgramEdge): Promise<void> {
+  refuseLostBytes(argv);
   const given = withoutEndOfFlags(argv);
   const chosen = (await findPlainWords(given)) ?? (await parseCommandLine(given, edge));
   if (chosen === undefined) return;
 
   const { command, words } = chosen;
   await command.run(wordsOf(words), contextOf(command, words, edge));
+}
+
+/** A path that is not UTF-8 has become another one by now, and what is restored would be there. */
+function refuseLostBytes(argv: readonly string[]): void {
+  const word = argv.find((each) => !isDecoded(each));
+  if (word !== undefined)
+    throw new UsageError(`"${word}" is not UTF-8`, { hint: "Say a path with a name in UTF-8, or a relative one." });
 }
 
 /** "--" says that no flags follow. yargs takes what does for no command's words, so it goes where it says what is so anyway. */

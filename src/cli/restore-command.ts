@@ -1,8 +1,8 @@
 /** The restore_command of a restored server: this program, with the settings that it was started with, and no secret. */
-import { resolve } from "node:path";
 import { type Environment, readEnvdir } from "../config/envdir.ts";
 import { loadSettings, SETTING_NAMES, type Settings, variablesOf } from "../config/settings.ts";
 import { UsageError } from "../errors.ts";
+import { lastingPath } from "../system/working-directory.ts";
 
 export interface RestoreCommandSource {
   readonly program: string;
@@ -28,10 +28,10 @@ export function restoreCommandOf(source: RestoreCommandSource): RestoreCommand {
   const { program, settings, env, workingDirectory } = source;
   const flags = source.globalFlags.filter((flag) => !FOR_THIS_RUN.test(flag));
   const envdir = flags.find((flag) => flag.startsWith("--envdir="))?.slice("--envdir=".length);
-  const inEnvdir = envdir === undefined ? {} : readEnvdir(resolve(workingDirectory, envdir)).variables;
+  const inEnvdir = envdir === undefined ? {} : readEnvdir(lastingPath(workingDirectory, envdir)).variables;
   const words = [
     program,
-    ...(envdir === undefined ? [] : ["--envdir", resolve(workingDirectory, envdir)]),
+    ...(envdir === undefined ? [] : ["--envdir", lastingPath(workingDirectory, envdir)]),
     ...flags.filter((flag) => !flag.startsWith("--envdir=")),
     ...prefixFlags(settings, flags, inEnvdir),
   ];

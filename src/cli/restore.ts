@@ -1,8 +1,8 @@
 /** wal-b restore DIR [--to TIME|LSN|XID|NAME|immediate|latest] */
-import { resolve } from "node:path";
 import type { RestoreRequest, TargetAction } from "../backup/restore-request.ts";
 import { UsageError } from "../errors.ts";
 import { parseRecoveryTarget } from "../postgres/recovery-target.ts";
+import { lastingPath } from "../system/working-directory.ts";
 import type { Command, CommandContext, Words } from "./command.ts";
 import { restoreCommandOf } from "./restore-command.ts";
 import { TABLESPACE_OPTIONS, tablespaceChoice } from "./tablespace-choice.ts";
@@ -65,7 +65,7 @@ export const restore: Command = {
     await using repository = await openRepository(context);
     const { store, archive, zstd } = repository;
     const { settings, log, startProgress, signal, now, output } = context;
-    const directory = resolve(context.workingDirectory, words.required("directory"));
+    const directory = lastingPath(context.workingDirectory, words.required("directory"));
     // A dry run only looks.
     const goOn = words.isSet("dry-run") ? readInterruptedRestore : RestoreMarker.takeOver;
     const restoring = {

@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import { UsageError } from "../errors.ts";
 import { parseRecoveryTarget } from "../postgres/recovery-target.ts";
 import { currentAccount } from "../system/account.ts";
+import { lastingPath } from "../system/working-directory.ts";
 import type { CommandContext, Words } from "./command.ts";
 import { parseTimeline } from "./restore.ts";
 import { restoreCommandOf } from "./restore-command.ts";
@@ -33,7 +34,7 @@ export async function runDrill(name: string | undefined, words: Words, context: 
       backup: name === "LATEST" ? undefined : name,
       target,
       timeline: parseTimeline(words.text("timeline")),
-      scratch: resolve(workingDirectory, settings.drillScratch ?? SCRATCH),
+      scratch: lastingPath(workingDirectory, settings.drillScratch ?? SCRATCH),
       afterwards: words.isSet("keep") ? "keep" : "remove",
       timeoutMs: settings.drillTimeoutMs,
       programs: settings.postgresBin && resolve(workingDirectory, settings.postgresBin),

@@ -52,6 +52,36 @@ describe("wal-push and wal-fetch do the same", () => {
     expect(fetched).toMatchObject({ exitCode: 200, stderr: expect.stringContaining("cannot use directory") });
   });
 
+  test("in a data directory whose name is no text: recovery does not end there", async () => {
+    await using site = await Site.create();
+    const content = await site.segment(A);
+    const recovering = `cd ..; mv data $'d\\xe9ta'; ln -s $'d\\xe9ta' data; cd $'d\\xe9ta'; touch recovery.signal`;
+    expect(await site.shell(`"$WALB" --terse wal-push pg_wal/${A} && ${recovering}`)).toMatchObject({ exitCode: 0 });
+    const inIt = (line: string) => site.shell(`cd ../$'d\\xe9ta'; ${line}`);
+
+    const fetched = await inIt(`"$WALB" wal-fetch ${A} pg_wal/RECOVERYXLOG`);
+    expect(fetched).toMatchObject({ exitCode: 0, stderr: `wal-b: INFO: restored "${A}" from the archive\n` });
+    expect(Buffer.compare(await Bun.file(join(site.data, "pg_wal/RECOVERYXLOG")).bytes(), content)).toBe(0);
+    expect(await inIt(`"$WALB" wal-fetch ${B} pg_wal/RECOVERYXLOG`)).toMatchObject({ exitCode: 74 });
+    const elsewhere = `WALB_FILE_PREFIX=/nonexistent "$WALB" wal-fetch ${A} pg_wal/RECOVERYXLOG`;
+    expect(await inIt(elsewhere)).toMatchObject({ exitCode: 200 });
+    expect(await inIt(`"$WALB" --nonsense wal-fetch ${A} pg_wal/RECOVERYXLOG`)).toMatchObject({ exitCode: 200 });
+  });
+
+  test.each([
+    ["a target", `"$WALB" backup-fetch $'/tmp/x\\xe9' LATEST`, '"/tmp/x\uFFFD" is not UTF-8'],
+    [
+      "a target, from there",
+      `cd $'x\\xe9' && "$WALB" backup-fetch y LATEST`,
+      '"y" is relative to a directory whose name',
+    ],
+    ["an envdir", `"$WALB" --envdir $'x\\xe9' backup-list`, '"x\uFFFD" is not UTF-8'],
+  ])("a name that is no text is not taken for another: %s", async (_, line, message) => {
+    await using site = await Site.create();
+    const { exitCode, stderr } = await site.shell(`mkdir $'x\\xe9'; ${line}`);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 64, stderr: expect.stringContaining(`ERROR: ${message}`) });
+  });
+
   test("under every umask: what is restored is its owner's, what is archived is as the umask says", async () => {
     await using site = await Site.create();
     for (const [umask, name, mode] of [
