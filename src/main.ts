@@ -4,13 +4,14 @@
  * Everything else is imported inside run(), so that not even a module that fails to load ends the process with Bun's own code
  * for what nobody caught, which is 1 and means "no such WAL" to recovery.
  */
-import { writeSync } from "node:fs";
+import { readFileSync, writeSync } from "node:fs";
 import { recoveryState, walFetchExitCode } from "./cli/recovery.ts";
 import { DestinationError, exitCodeOf, InterruptedError, NotFoundError, reasonOf, systemCodeOf } from "./errors.ts";
 import { createLog, type LogFormat } from "./system/log.ts";
 import { printable } from "./system/printable.ts";
 import { wasClosedAtStart } from "./system/standard-stream.ts";
 import { StatusLine } from "./system/status-line.ts";
+import { workingDirectory } from "./system/working-directory.ts";
 
 /** Their numbers are the same everywhere (POSIX, kill); node:os, which knows them too, takes 0.2 ms to load. */
 const STOPPED_BY = { SIGHUP: 1, SIGINT: 2, SIGQUIT: 3, SIGTERM: 15 };
@@ -23,10 +24,19 @@ const statusLine = new StatusLine(
   () => process.stderr.columns,
 );
 
+/** Within it, a signal that comes again is the same: one supervisor sends it to the process and to its group. Later, it forces the end. */
+const SAME_SIGNAL_MS = 1_000;
+
 // PostgreSQL expects 128 + signal from a command it interrupted. A plain 1 from restore_command would read as "end of
 // archive" (PostgreSQL, xlogarchive.c, RestoreArchivedFile).
 for (const [name, number] of Object.entries(STOPPED_BY)) {
-  process.once(name, () => stop.abort(new InterruptedError(name, number)));
+  // Whoever says nohup wants a backup to outlive the terminal.
+  if (name === "SIGHUP" && isIgnored(number)) continue;
+  const onSignal = () => {
+    stop.abort(new InterruptedError(name, number));
+    setTimeout(() => process.off(name, onSignal), SAME_SIGNAL_MS).unref();
+  };
+  process.on(name, onSignal);
 }
 
 // A rejection nobody awaited would otherwise exit 1.
@@ -40,7 +50,7 @@ async function run(): Promise<number> {
     await runProgram(words, {
       env: process.env,
       adoptVariables,
-      workingDirectory: process.cwd(),
+      workingDirectory: workingDirectory(),
       signal: stop.signal,
       now: () => new Date(),
       output: {
@@ -61,6 +71,16 @@ async function run(): Promise<number> {
   }
 }
 
+/** Whether the signal was ignored when this process was started. Linux says so in /proc. */
+function isIgnored(signal: number): boolean {
+  try {
+    const [, mask = "0"] = /^SigIgn:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8")) ?? [];
+    return ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
+  } catch {
+    return false;
+  }
+}
+
 /** What is not handed on by us, such as AWS_PROFILE, the AWS SDK looks for in the environment of the process. */
 function adoptVariables(variables: Readonly<Record<string, string | undefined>>): void {
   for (const [name, value] of Object.entries(variables)) {
@@ -72,7 +92,11 @@ function adoptVariables(variables: Readonly<Record<string, string | undefined>>)
 /** Whatever goes wrong while it tells, the exit code is the one that counts. */
 function fail(error: unknown): never {
   try {
-    const log = createLog(writeMessage, { format: logFormat(), level: "info", now: () => new Date() });
+    const log = createLog(writeMessage, {
+      format: logFormat(),
+      level: words.includes("--terse") ? "warning" : "info",
+      now: () => new Date(),
+    });
     // Every recovery asks for files that are not there, and ends with one: nothing is wrong.
     if (isWalFetch() && error instanceof NotFoundError) log.info(error.message);
     else log.error(error);
@@ -90,7 +114,7 @@ function exitCode(error: unknown): number {
   if (!isWalFetch()) return exitCodeOf(error);
   // The destination comes last, unless a flag does; which of the words are values of flags is not known here.
   const destinations = words.slice(words.indexOf("wal-fetch") + 1).filter((word) => !word.startsWith("-"));
-  return walFetchExitCode(error, recoveryState(process.cwd(), destinations.toReversed()));
+  return walFetchExitCode(error, recoveryState(workingDirectory(), destinations.toReversed()));
 }
 
 /** Before the settings are read, or when they cannot be. */
@@ -99,7 +123,8 @@ function logFormat(): LogFormat {
   const asked =
     words.find((word) => word.startsWith("--log-format="))?.slice("--log-format=".length) ??
     (flag === -1 ? undefined : words[flag + 1]);
-  return (asked ?? process.env["WALB_LOG_FORMAT"]) === "json" ? "json" : "text";
+  const variables = ["WALB_LOG_FORMAT", "WALG_LOG_FORMAT", "WALE_LOG_FORMAT"].map((name) => process.env[name]);
+  return (asked ?? variables.find(Boolean)) === "json" ? "json" : "text";
 }
 
 /** @throws DestinationError  a list that did not arrive must not pass for an empty one */

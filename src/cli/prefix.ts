@@ -11,7 +11,7 @@ export type Prefix =
 export function parsePrefix({ s3Prefix, filePrefix }: Pick<Settings, "s3Prefix" | "filePrefix">): Prefix {
   if (s3Prefix !== undefined && filePrefix !== undefined) {
     throw new UsageError("two repositories are set", {
-      detail: `WALB_S3_PREFIX is "${s3Prefix}" and WALB_FILE_PREFIX is "${filePrefix}", or names of the same meaning.`,
+      detail: `WALB_S3_PREFIX is "${withoutSecret(s3Prefix)}" and WALB_FILE_PREFIX is "${filePrefix}", or names of the same meaning.`,
       hint: "Keep the one that is meant.",
     });
   }
@@ -22,10 +22,15 @@ export function parsePrefix({ s3Prefix, filePrefix }: Pick<Settings, "s3Prefix" 
   });
 }
 
+/** Some programs take s3://KEY:SECRET@bucket, and https://KEY:SECRET@host. */
+const withoutSecret = (text: string) => text.replace(/\/\/.*@/, "//…@");
+
 function parseS3Prefix(text: string): Prefix {
   const match = /^s3:\/\/([A-Za-z0-9][A-Za-z0-9._-]*)(\/.*)?$/.exec(text);
   if (!match?.[1] || /\/\.\.?(\/|$)/.test(text)) {
-    throw new UsageError(`"${text}" is not an S3 prefix`, { hint: "It must look like s3://bucket/path." });
+    throw new UsageError(`"${withoutSecret(text)}" is not an S3 prefix`, {
+      hint: "It must look like s3://bucket/path.",
+    });
   }
   return { kind: "s3", bucket: match[1], prefix: (match[2] ?? "").replace(/^\/+|\/+$/g, "").replace(/\/{2,}/g, "/") };
 }
@@ -54,7 +59,7 @@ export function parseEndpoint({ endpoint, forcePathStyle }: Pick<Settings, "endp
   if (endpoint === undefined) return { endpoint, forcePathStyle: style };
   const match = /^(https?)(?:\+(path|virtualhost|subdomain))?:\/\/([^/@\s]+)\/?$/.exec(endpoint);
   if (!match || !URL.canParse(`${match[1]}://${match[3]}`)) {
-    throw new UsageError(`"${endpoint.replace(/\/\/.*@/, "//…@")}" is not an S3 endpoint`, {
+    throw new UsageError(`"${withoutSecret(endpoint)}" is not an S3 endpoint`, {
       hint: "It must look like https://host:port, or like WAL-E's https+path://host:port.",
     });
   }

@@ -48,6 +48,18 @@ describe("parsePrefix()", () => {
   });
 });
 
+test.each(["s3://KEY:S3CR3T@bucket/path", "s3://KEY:S3C/R3T@bucket"])("refuses %s and shows no secret", (s3Prefix) => {
+  const thrownBy = (filePrefix?: string) => {
+    try {
+      return parsePrefix({ s3Prefix, filePrefix });
+    } catch (error) {
+      return error;
+    }
+  };
+  expect(thrownBy()).toMatchObject({ message: expect.stringContaining('"s3://…@bucket') });
+  expect(thrownBy("/directory")).toMatchObject({ detail: expect.stringContaining('"s3://…@bucket') });
+});
+
 describe("parseEndpoint()", () => {
   test.each([
     [undefined, undefined, undefined, undefined],
