@@ -116,11 +116,7 @@ install() {
 uninstall() {
   [ -e "$bin/wal-b" ] || is_our_link || fail "there is no wal-b in $bin; if it is elsewhere, say --prefix DIR"
   if [ -e "$bin/wal-b" ]; then
-    answer=$("$bin/wal-b" --version 2>/dev/null </dev/null) || answer=''
-    case $answer in
-      *wal-b*) ;;
-      *) [ "$force" = yes ] || fail "$bin/wal-b does not answer as wal-b, so it stays; --force removes it" ;;
-    esac
+    is_our_program || [ "$force" = yes ] || fail "$bin/wal-b does not answer as wal-b, so it stays; --force removes it"
     rm -f "$bin/wal-b" || fail "could not remove $bin/wal-b"
     say "removed $bin/wal-b"
   fi
@@ -160,6 +156,9 @@ choose_source() {
 # Before the download, so that nobody waits for a refusal.
 check_destination() {
   [ ! -d "$bin/wal-b" ] || fail "$bin/wal-b is a directory"
+  if [ -e "$bin/wal-b" ] && ! is_our_program; then
+    [ "$force" = yes ] || fail "$bin/wal-b does not answer as wal-b; --force replaces it"
+  fi
   if [ "$as_wal_e" = yes ] && ! is_our_link && { [ -e "$bin/wal-e" ] || [ -L "$bin/wal-e" ]; }; then
     [ ! -d "$bin/wal-e" ] || fail "$bin/wal-e is a directory"
     [ "$force" = yes ] || fail "$bin/wal-e exists and is not wal-b; --force replaces it"
@@ -168,6 +167,10 @@ check_destination() {
   while [ ! -e "$existing" ]; do existing=$(dirname "$existing"); done
   [ -d "$existing" ] || fail "$existing is not a directory"
   [ -w "$existing" ] || fail "cannot write to $existing; run this as root, or choose a directory with --prefix DIR"
+}
+
+is_our_program() {
+  case $("$bin/wal-b" --version 2>/dev/null </dev/null || :) in *wal-b*) ;; *) return 1 ;; esac
 }
 
 is_our_link() {

@@ -1,5 +1,5 @@
 /** pg_service.conf: connection parameters under a name. Source: parseServiceInfo() in fe-connect.c. */
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { reasonOf, systemCodeOf, UsageError } from "../errors.ts";
 import { type Environment, isParameterName } from "./libpq-parameters.ts";
@@ -21,8 +21,9 @@ export function readService(
   const paths = [...(own ? [own] : []), ...systemDirectories.map((directory) => join(directory, "pg_service.conf"))];
 
   for (const path of paths) {
-    const text = readIfThere(path);
-    if (text === undefined && path === env["PGSERVICEFILE"]) {
+    const why = path === env["PGSERVICEFILE"] ? "named" : "looked for";
+    const text = readIfThere(path, why);
+    if (text === undefined && why === "named") {
       throw new UsageError(`service file "${path}" not found`, { hint: "PGSERVICEFILE names it." });
     }
     const service = text === undefined ? undefined : parseServiceFile(text, name, path);
@@ -64,11 +65,21 @@ export function parseServiceFile(text: string, name: string, path: string): Read
   return service;
 }
 
-function readIfThere(path: string): string | undefined {
+/** What is only looked for counts as absent when it cannot be looked at, as to psql: HOME may be another account's. */
+function readIfThere(path: string, why: "named" | "looked for"): string | undefined {
+  if (why === "looked for" && !canBeLookedAt(path)) return undefined;
   try {
     return readFileSync(path, "utf8");
   } catch (cause) {
     if (systemCodeOf(cause) === "ENOENT" || systemCodeOf(cause) === "ENOTDIR") return undefined;
     throw new UsageError(`could not read service file "${path}"`, { detail: `${reasonOf(cause)}.`, cause });
+  }
+}
+
+function canBeLookedAt(path: string): boolean {
+  try {
+    return statSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    return false;
   }
 }

@@ -277,6 +277,20 @@ for (const { who, account } of USERS) {
       expect(await readlink(machine.bin("wal-e"))).toBe("wal-b");
     });
 
+    test("a wal-b that does not answer as wal-b is replaced with --force only", async () => {
+      await using machine = await Machine.start(account);
+      await machine.installHere();
+      await writeFile(machine.bin("wal-b"), "#!/bin/sh\necho something else\n");
+      const before = await machine.state();
+      const { exitCode, stderr } = await machine.installHere();
+      expect({ exitCode, stderr }).toMatchObject({
+        exitCode: 1,
+        stderr: expect.stringContaining("--force replaces it"),
+      });
+      expect(await machine.state()).toEqual(before);
+      expect(await machine.installHere(["--force"])).toMatchObject({ exitCode: 0 });
+    });
+
     test("--uninstall leaves a wal-b that does not answer as wal-b", async () => {
       await using machine = await Machine.start(account);
       await machine.installHere();

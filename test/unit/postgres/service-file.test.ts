@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { UsageError } from "../../../src/errors.ts";
@@ -58,6 +58,12 @@ describe("readService()", () => {
       await writeFile(join(directory, ".pg_service.conf"), "[b]\nhost=home\n");
       const { PGSYSCONFDIR } = env;
       expect(readService("b", { env: { PGSYSCONFDIR }, homeDirectory: directory }).get("host")).toBe("home");
+      // Where nobody can look, as in another account's HOME.
+      const circle = join(directory, "circle");
+      await symlink("circle", circle);
+      expect(readService("b", { env: { PGSYSCONFDIR }, homeDirectory: circle }).get("host")).toBe("system");
+      const named = { PGSYSCONFDIR, PGSERVICEFILE: join(circle, "mine") };
+      expect(() => readService("b", { env: named, homeDirectory: undefined })).toThrow("could not read service file");
     } finally {
       await rm(directory, { recursive: true });
     }
