@@ -106,8 +106,13 @@ const PASSING_CODES = new Set([
   "XAmzContentSHA256Mismatch",
 ]);
 
-/** The server's certificate is wrong for good; asking again gives the same. Names as OpenSSL and Node.js spell them. */
-const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_(GET|VERIFY)|ERR_TLS|ERR_SSL|EPROTO/;
+/**
+ * The certificate is wrong for good; asking again gives the same. Names as OpenSSL, BoringSSL and Node.js spell them. What else goes
+ * wrong with TLS passes: a damaged record, or the alert of a load balancer that is in trouble itself.
+ */
+const CERTIFICATE_CODE = /CERT|SELF_SIGNED|UNABLE_TO_|UNKNOWN_CA|INVALID_CA|HOSTNAME_MISMATCH/;
+/** The answer is no TLS: a server without it, or a load balancer that has nobody to ask. */
+const NO_TLS_CODE = "ERR_SSL_WRONG_VERSION_NUMBER";
 /** Set by the SDK's credential providers. The metadata service may be late when a machine starts. */
 const CREDENTIALS_NAME = /^(CredentialsProviderError|TokenProviderError|ProviderError)$/;
 
@@ -128,6 +133,7 @@ export function verdictOf(error: unknown): Verdict {
   const { status, code, retryAfterMs } = answerOf(error);
   if (status === undefined) {
     if (code !== undefined && CERTIFICATE_CODE.test(code)) return NEVER;
+    if (code === NO_TLS_CODE) return { retry: "few", times: 4 };
     // An unknown host too: of a resolver that fails to find the IPv4 address, and knows that there is no IPv6 address, the system
     // tells the same (ENOTFOUND). What has neither a status nor a system's code is a bug of ours.
     return hasSystemCode(error) ? UNTIL_DEADLINE : NEVER;
@@ -153,7 +159,7 @@ function hasSystemCode(error: unknown): boolean {
   const code = (error as { code?: unknown } | undefined)?.code;
   return (
     typeof code === "string" &&
-    /^(E[A-Z_]+|HPE_\w+|ConnectionClosed|ConnectionRefused|FailedToOpenSocket|Timeout)$/.test(code)
+    /^(E[A-Z0-9_]+|HPE_\w+|ConnectionClosed|ConnectionRefused|FailedToOpenSocket|Timeout)$/.test(code)
   );
 }
 
@@ -193,10 +199,13 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
   if (error instanceof BadAnswerError) return new StorageError(action, failed());
   if (status === undefined) {
     if (code !== undefined && CERTIFICATE_CODE.test(code)) {
+      return new StorageError(action, failed(`Name the certificate authority of ${where} in WALB_S3_CA_CERT_FILE.`));
+    }
+    if (code === NO_TLS_CODE) {
       return new StorageError(
         action,
         failed(
-          `Name the certificate authority of ${where} in WALB_S3_CA_CERT_FILE, and check that the endpoint speaks TLS.`,
+          `${where} answers without TLS. Check the endpoint's port, and whether it begins with http:// and not https://.`,
         ),
       );
     }
