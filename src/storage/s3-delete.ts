@@ -1,5 +1,5 @@
 /** Deleting objects of a bucket: in batches where the store knows them, and what was refused is told key by key. */
-import { DeleteObjectCommand, DeleteObjectsCommand } from "@aws-sdk/client-s3";
+import { type Delete, DeleteObjectCommand, DeleteObjectsCommand } from "@aws-sdk/client-s3";
 import { AccessError, Failure, NotFoundError, StorageError } from "../errors.ts";
 import { forEachAtOnce } from "../system/pool.ts";
 import { checkKey } from "./object-key.ts";
@@ -47,12 +47,10 @@ export async function deleteObjects(bucket: S3Bucket, keys: readonly ObjectKey[]
  */
 async function deleteBatch(bucket: S3Bucket, keys: readonly ObjectKey[]): Promise<readonly Refusal[]> {
   const action = `could not delete ${keys.length} objects below "${bucket.location}"`;
-  // MD5 is what S3 asked for before it knew other checksums; every service understands it.
   const Delete = { Quiet: false, Objects: keys.map((key) => ({ Key: bucket.prefix + key })) };
-  const batch = { Bucket: bucket.name, Delete, ChecksumAlgorithm: "MD5" as const };
   try {
     const { Errors = [] } = await bucket.ask(action, async (abort) => {
-      const answer = await bucket.client.send(new DeleteObjectsCommand(batch), abort);
+      const answer = await bucket.client.send(batchCommand(bucket.name, Delete), abort);
       const passing = answer.Errors?.find(({ Code }) => Code === "InternalError" || Code === "SlowDown");
       if (passing) throw new BadAnswerError(`${passing.Code} for "${passing.Key}"`);
       const named = new Set([...(answer.Deleted ?? []), ...(answer.Errors ?? [])].map(({ Key }) => Key));
@@ -69,9 +67,27 @@ async function deleteBatch(bucket: S3Bucket, keys: readonly ObjectKey[]): Promis
     // MinIO refuses key by key, Ceph RGW the whole batch (measured).
     if (answerOf(causeOf(error)).code === "AccessDenied")
       return keys.map((key) => ({ key, code: "AccessDenied", text: "" }));
-    if (!isNotImplemented(error)) throw error;
+    if (!isNoBatchKnown(error)) throw error;
     return await deleteOneByOne(bucket, keys);
   }
+}
+
+/** The SDK names the checksum's algorithm here; S3 refuses that name where only Content-MD5 comes with it. */
+const ALGORITHM_HEADER = "x-amz-sdk-checksum-algorithm";
+
+function batchCommand(Bucket: string, Delete: Delete): DeleteObjectsCommand {
+  // MD5 is what S3 asked for before it knew other checksums; every service understands it.
+  const command = new DeleteObjectsCommand({ Bucket, Delete, ChecksumAlgorithm: "MD5" });
+  // At the end of the step "build": the checksum is there, and the signature is not.
+  command.middlewareStack.add(
+    (next) => async (args) => {
+      const { headers } = args.request as { readonly headers: Record<string, string> };
+      delete headers[ALGORITHM_HEADER];
+      return await next(args);
+    },
+    { step: "build", priority: "low", name: "withoutChecksumAlgorithm" },
+  );
+  return command;
 }
 
 async function deleteOneByOne(bucket: S3Bucket, keys: readonly ObjectKey[]): Promise<readonly Refusal[]> {
@@ -97,7 +113,9 @@ function causeOf(error: unknown): unknown {
   return error instanceof Failure ? error.cause : error;
 }
 
-function isNotImplemented(error: unknown): boolean {
+/** Neither carried out nor refused for lack of a permission: each key is then asked for by itself, and has its own answer. */
+function isNoBatchKnown(error: unknown): boolean {
   const { status, code } = answerOf(causeOf(error));
+  if (status === 400 && (code === "InvalidRequest" || code === "InvalidArgument")) return true;
   return status === 501 || status === 405 || code === "NotImplemented" || code === "MethodNotAllowed";
 }
