@@ -150,6 +150,16 @@ export function verdictOf(error: unknown): Verdict {
   return NEVER;
 }
 
+/**
+ * Whether the store takes no body without a checksum beside it, as AWS and Backblaze B2 do where the bucket has a default retention
+ * ("Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters"). Its code is no other
+ * than for many a bad request, so its words have to tell.
+ */
+export function wantsContentMd5(error: unknown): boolean {
+  const { status, code, message } = answerOf(error);
+  return status === 400 && code === "InvalidRequest" && /content-md5/i.test(message);
+}
+
 function isCredentialsError(error: unknown): boolean {
   return error instanceof Error && CREDENTIALS_NAME.test(error.name);
 }

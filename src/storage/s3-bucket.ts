@@ -10,7 +10,7 @@ import { formatSeconds } from "../system/quantity.ts";
 import { checkKey } from "./object-key.ts";
 import type { ObjectKey } from "./object-store.ts";
 import { type Attempts, type RetryOptions, retrying } from "./retry.ts";
-import { answerOf, BadAnswerError, EXPIRED_CODES, failureOf, verdictOf } from "./s3-answer.ts";
+import { answerOf, BadAnswerError, EXPIRED_CODES, failureOf, verdictOf, wantsContentMd5 } from "./s3-answer.ts";
 import type { S3ClientOptions } from "./s3-client.ts";
 
 export interface S3BucketOptions extends S3ClientOptions {
@@ -50,6 +50,7 @@ export class S3Bucket {
   readonly log: Log;
   readonly #options: S3BucketOptions;
   #toldAtMs = Number.NEGATIVE_INFINITY;
+  #wantsContentMd5 = false;
 
   constructor(options: S3BucketOptions, client: S3Client) {
     const { bucket, prefix, customerKey, signal, log } = options;
@@ -87,6 +88,14 @@ export class S3Bucket {
   }
 
   /**
+   * For a request that sends this body, asked for anew each time that it is sent: nothing until the store has wanted a checksum. Few
+   * do, and MD5 takes 26 ms for 16 MiB.
+   */
+  checksumOf(body: Uint8Array): { ContentMD5?: string } {
+    return this.#wantsContentMd5 ? { ContentMD5: new Bun.CryptoHasher("md5").update(body).digest("base64") } : {};
+  }
+
+  /**
    * Sends until it succeeds or trying makes no more sense.
    *
    * @param action  "could not …", for the message
@@ -115,15 +124,27 @@ export class S3Bucket {
    * command that happens.
    */
   async attempt<Answer>(work: () => Promise<Answer>): Promise<Answer> {
+    const send = () => this.#withChecksum(work);
     const provider = this.client.config.credentials as (options?: { forceRefresh: boolean }) => Promise<Identity>;
     const signedWith = await provider();
     try {
-      return await work();
+      return await send();
     } catch (error) {
       if (!isOutdated(error)) throw error;
       // Another request may have renewed them meanwhile.
       if (isSame(await provider(), signedWith) && isSame(await provider({ forceRefresh: true }), signedWith))
         throw error;
+      return await send();
+    }
+  }
+
+  /** Sends once, and once more if a checksum was missing. Others may have been sent without it meanwhile. */
+  async #withChecksum<Answer>(work: () => Promise<Answer>): Promise<Answer> {
+    try {
+      return await work();
+    } catch (error) {
+      if (!wantsContentMd5(error)) throw error;
+      this.#wantsContentMd5 = true;
       return await work();
     }
   }

@@ -56,14 +56,15 @@ export class S3Writer {
     const put = { ...this.#object(key, metadata, writeId), Body: body };
     if (this.#looksFirst && (await objectExists(bucket, key))) return "exists";
     const send: Creation = (condition, abort) =>
-      bucket.client.send(new PutObjectCommand({ ...put, ...condition }), abort);
+      bucket.client.send(new PutObjectCommand({ ...put, ...bucket.checksumOf(body), ...condition }), abort);
     return await this.#createOnce({ key, writeId, send, looksFirst: this.#looksFirst });
   }
 
   async replace(key: ObjectKey, body: Uint8Array, metadata: ObjectMetadata = {}): Promise<void> {
+    const bucket = this.#bucket;
     const put = { ...this.#object(key, metadata, undefined), Body: body };
-    await this.#bucket.ask(`could not write "${this.#bucket.urlOf(key)}"`, async (abort) =>
-      checkHasETag(await this.#bucket.client.send(new PutObjectCommand(put), abort)),
+    await bucket.ask(`could not write "${bucket.urlOf(key)}"`, async (abort) =>
+      checkHasETag(await bucket.client.send(new PutObjectCommand({ ...put, ...bucket.checksumOf(body) }), abort)),
     );
   }
 
@@ -104,7 +105,8 @@ export class S3Writer {
         bucket.ask(
           action,
           async (abort) => {
-            const part = { ...where, ...bucket.customerKey, UploadId: uploadId, PartNumber, Body };
+            const address = { ...where, ...bucket.customerKey, UploadId: uploadId, PartNumber };
+            const part = { ...address, Body, ...bucket.checksumOf(Body) };
             const { ETag } = await bucket.client.send(new UploadPartCommand(part), abort);
             if (!ETag) throw new BadAnswerError("the store took a part without an ETag");
             return { PartNumber, ETag };

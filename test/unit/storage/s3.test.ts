@@ -564,6 +564,96 @@ describe("upload()", () => {
   });
 });
 
+describe("a bucket with a default retention, which takes no body without Content-MD5", () => {
+  const WORDS =
+    "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters";
+  const refusal = answer(400, `<Error><Code>InvalidRequest</Code><Message>${WORDS}</Message></Error>`);
+
+  /** Answers what another script does, once a body came with its MD5. */
+  function locked(then: Script): Script {
+    return (request, socket) => {
+      const { method, headers, body } = request;
+      if (method !== "PUT") return then(request, socket);
+      const md5 = headers["content-md5"];
+      if (md5 === undefined) return refusal;
+      return md5 === md5Of(body) ? then(request, socket) : s3Error(400, "BadDigest");
+    };
+  }
+  const body = Buffer.from("of a segment");
+
+  test.each([
+    ["putIfAbsent()", (store: ObjectStore) => store.putIfAbsent("a", body)],
+    ["replace()", (store: ObjectStore) => store.replace("a", body)],
+  ])("%s sends it from the first refusal on", async (_, put) => {
+    await using it = await setUp(
+      locked(() => answer(200)),
+      { retryDeadlineMs: 0 },
+    );
+    await put(it.store);
+    await put(it.store);
+    const md5s = it.server.requests.map(({ headers }) => headers["content-md5"]);
+    expect(md5s).toEqual([undefined, md5Of(body), md5Of(body)]);
+  });
+
+  test("the condition and the customer's key stay", async () => {
+    await using it = await setUp(
+      locked(() => s3Error(412, "PreconditionFailed")),
+      { customerKey: new Uint8Array(32) },
+    );
+    expect(await it.store.putIfAbsent("a", body)).toBe("exists");
+    expect(it.server.requests).toHaveLength(2);
+    for (const { headers } of it.server.requests) {
+      expect(headers["if-none-match"]).toBe("*");
+      expect(headers["x-amz-server-side-encryption-customer-algorithm"]).toBe("AES256");
+    }
+  });
+
+  test("where the condition is emulated, it is looked again before it is sent again", async () => {
+    let isTaken = false;
+    await using it = await setUp(
+      ({ method }) => {
+        if (method === "HEAD")
+          return isTaken ? answer(200, "", { "x-amz-meta-wal-b-write-id": "another" }) : answer(404);
+        if (method === "GET") return s3Error(404, "NoSuchKey");
+        isTaken = true;
+        return refusal;
+      },
+      { conditionalWrites: "emulate" },
+    );
+    expect(await it.store.putIfAbsent("a", body)).toBe("exists");
+    expect(it.server.requests.filter(({ method }) => method === "PUT")).toHaveLength(1);
+  });
+
+  test("parts that are sent side by side are all sent again", async () => {
+    const script = locked(({ method, target }) => {
+      if (method === "PUT") return answer(200, "", { etag: '"p"' });
+      if (method === "HEAD") return answer(404);
+      if (method === "GET") return s3Error(404, "NoSuchKey");
+      if (target.includes("uploadId"))
+        return answer(200, '<CompleteMultipartUploadResult><ETag>"x-3"</ETag></CompleteMultipartUploadResult>');
+      return answer(200, "<InitiateMultipartUploadResult><UploadId>u1</UploadId></InitiateMultipartUploadResult>");
+    });
+    await using it = await setUp(script);
+    await using upload = it.store.upload("a");
+    await upload.write(new Uint8Array(11 * MiB));
+    expect(await upload.complete()).toBe("created");
+    const sent = it.server.requests.filter(({ method, headers }) => method === "PUT" && headers["content-md5"]);
+    expect(sent.map(({ target }) => /partNumber=\d/.exec(target)?.[0]).sort()).toEqual([
+      "partNumber=1",
+      "partNumber=2",
+      "partNumber=3",
+    ]);
+  });
+
+  test("that refuses it all the same is asked once more, and not again", async () => {
+    await using it = await setUp(() => refusal);
+    const error = await failure(() => it.store.putIfAbsent("a", body));
+    expect(error).toBeInstanceOf(StorageError);
+    expect(error.detail).toContain(WORDS);
+    expect(it.server.requests).toHaveLength(2);
+  });
+});
+
 describe("list()", () => {
   const page = (keys: readonly string[], next?: string) =>
     answer(
