@@ -186,6 +186,8 @@ export interface FailedRequest {
   readonly endpoint: string | undefined;
   readonly attempts: number;
   readonly elapsedMs: number;
+  /** What a refusal is answered with, where the request needs other permissions than reading and writing do. */
+  readonly permissionHint?: string | undefined;
   /** Texts that must not be shown, whatever a server echoes. */
   readonly secrets: readonly string[];
 }
@@ -256,7 +258,9 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
       ),
     );
   }
-  if (status === 401 || status === 403 || isRefusal(code)) return new AccessError(action, failed(accessHint(code)));
+  if (status === 401 || status === 403 || isRefusal(code)) {
+    return new AccessError(action, failed(accessHint(code, request.permissionHint)));
+  }
   if (code === "InvalidStorageClass") return new UsageError(action, failed("The store has no such storage class."));
   if (code === "EntityTooLarge") return new StorageError(action, failed("The store limits the size of an object."));
   if (code === "PreconditionFailed")
@@ -321,7 +325,13 @@ function isRefusal(code: string | undefined): boolean {
   );
 }
 
-function accessHint(code: string | undefined): string {
+const PERMISSIONS =
+  "The credentials need s3:GetObject, s3:PutObject and s3:ListBucket on this bucket; only the delete commands need s3:DeleteObject. Without s3:ListBucket, S3 answers so for an object that is not there, too: then nobody can tell where the archive ends.";
+/** Of requests that find and end uploads which nobody finished. */
+export const UPLOAD_PERMISSIONS =
+  "Finding and aborting unfinished uploads needs s3:ListBucketMultipartUploads on the bucket and s3:AbortMultipartUpload on what is below the prefix.";
+
+function accessHint(code: string | undefined, permissionHint = PERMISSIONS): string {
   switch (code) {
     case "InvalidAccessKeyId":
       return "The store does not know this access key; check AWS_ACCESS_KEY_ID, and the endpoint.";
@@ -333,6 +343,6 @@ function accessHint(code: string | undefined): string {
     case "InvalidToken":
       return "The session token is no longer valid; renew it, or use credentials that renew themselves.";
     default:
-      return "The credentials need s3:GetObject, s3:PutObject and s3:ListBucket on this bucket; only the delete commands need s3:DeleteObject. Without s3:ListBucket, S3 answers so for an object that is not there, too: then nobody can tell where the archive ends.";
+      return permissionHint;
   }
 }

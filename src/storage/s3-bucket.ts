@@ -98,14 +98,15 @@ export class S3Bucket {
   /**
    * Sends until it succeeds or trying makes no more sense.
    *
-   * @param action  "could not …", for the message
-   * @param signal  in place of the bucket's
+   * @param action          "could not …", for the message
+   * @param signal          in place of the bucket's
+   * @param permissionHint  for a request that needs other permissions than reading and writing do
    * @throws a Failure, or the reason of the signal
    */
   async ask<Answer>(
     action: string,
     work: (abort: Abort) => Promise<Answer>,
-    { signal = this.signal }: { signal?: AbortSignal } = {},
+    { signal = this.signal, permissionHint }: { signal?: AbortSignal; permissionHint?: string } = {},
   ): Promise<Answer> {
     let attempts: Attempts | undefined;
     try {
@@ -115,7 +116,7 @@ export class S3Bucket {
       });
     } catch (error) {
       if (signal.aborted) throw signal.reason;
-      throw this.failure(action, error, attempts);
+      throw this.failure(action, error, attempts, permissionHint);
     }
   }
 
@@ -184,7 +185,7 @@ export class S3Bucket {
     });
   }
 
-  failure(action: string, error: unknown, attempts: Attempts | undefined): unknown {
+  failure(action: string, error: unknown, attempts: Attempts | undefined, permissionHint?: string): unknown {
     const { endpoint, secretAccessKey, sessionToken } = this.#options;
     return failureOf(error, {
       action,
@@ -192,6 +193,7 @@ export class S3Bucket {
       endpoint: endpoint === undefined ? undefined : new URL(endpoint).origin,
       attempts: attempts?.failures ?? 1,
       elapsedMs: attempts?.failingForMs ?? 0,
+      permissionHint,
       secrets: [secretAccessKey, sessionToken, this.customerKey.SSECustomerKey].filter((text) => text !== undefined),
     });
   }

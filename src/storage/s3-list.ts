@@ -8,7 +8,7 @@ import {
 import { NotFoundError, StorageError } from "../errors.ts";
 import { compareKeys } from "./object-key.ts";
 import type { ObjectEntry, ObjectKey, UnfinishedUpload } from "./object-store.ts";
-import { BadAnswerError } from "./s3-answer.ts";
+import { BadAnswerError, UPLOAD_PERMISSIONS } from "./s3-answer.ts";
 import { type Abort, type S3Bucket, sizeOf } from "./s3-bucket.ts";
 
 export async function* listObjects(bucket: S3Bucket, prefix: string, after?: ObjectKey): AsyncIterable<ObjectEntry> {
@@ -48,14 +48,15 @@ export async function* listUnfinishedUploads(bucket: S3Bucket, prefix: string): 
   const action = `could not list the unfinished uploads of "${bucket.urlOf(prefix)}"`;
   let after: { KeyMarker?: string; UploadIdMarker?: string } = {};
   for (;;) {
-    const page = await askForList(bucket, action, async (abort) => {
+    const work = async (abort: Abort) => {
       const answer = await bucket.client.send(
         new ListMultipartUploadsCommand({ Bucket: bucket.name, ...after }),
         abort,
       );
       checkIsList(answer, "uploads");
       return answer;
-    });
+    };
+    const page = await askForList(bucket, action, work, { permissionHint: UPLOAD_PERMISSIONS });
     for (const { Key, UploadId, Initiated } of page.Uploads ?? []) {
       if (!Key?.startsWith(wanted) || UploadId === undefined) continue;
       yield { key: Key.slice(bucket.prefix.length), uploadId: UploadId, initiated: Initiated ?? new Date(0) };
@@ -108,9 +109,10 @@ async function askForList<Answer>(
   bucket: S3Bucket,
   action: string,
   work: (abort: Abort) => Promise<Answer>,
+  options?: { permissionHint: string },
 ): Promise<Answer> {
   try {
-    return await bucket.ask(action, work);
+    return await bucket.ask(action, work, options);
   } catch (cause) {
     if (!(cause instanceof NotFoundError)) throw cause;
     throw new StorageError(action, {

@@ -12,8 +12,8 @@ import { Failure, reasonOf, UsageError } from "../errors.ts";
 import type { MultipartRequests } from "./multipart-upload.ts";
 import type { ObjectKey, ObjectMetadata } from "./object-store.ts";
 import { delayedStop } from "./retry.ts";
-import { answerOf, BadAnswerError, checkHasETag, mayHaveHappened } from "./s3-answer.ts";
-import { CLEANUP_MS, type S3Bucket } from "./s3-bucket.ts";
+import { answerOf, BadAnswerError, checkHasETag, mayHaveHappened, UPLOAD_PERMISSIONS } from "./s3-answer.ts";
+import { type Abort, CLEANUP_MS, type S3Bucket } from "./s3-bucket.ts";
 import { objectExists, WRITE_ID } from "./s3-read.ts";
 
 /** How objects are written. */
@@ -203,9 +203,9 @@ export class S3Writer {
 const ABORTED = 204;
 
 export async function abortUpload(bucket: S3Bucket, key: ObjectKey, uploadId: string): Promise<void> {
-  await bucket.ask(`could not abort the upload of "${bucket.urlOf(key)}"`, (abort) =>
-    sendAbort(bucket, key, uploadId, abort),
-  );
+  const action = `could not abort the upload of "${bucket.urlOf(key)}"`;
+  const send = (abort: Abort) => sendAbort(bucket, key, uploadId, abort);
+  await bucket.ask(action, send, { permissionHint: UPLOAD_PERMISSIONS });
 }
 
 async function sendAbort(

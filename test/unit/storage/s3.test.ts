@@ -721,6 +721,22 @@ describe("abortUpload()", () => {
   });
 });
 
+test("where unfinished uploads may not be listed or aborted, the hint names the permissions for that", async () => {
+  await using it = await setUp(() => s3Error(403, "AccessDenied"));
+  const upload = { key: "a", uploadId: "u1", initiated: new Date(0) };
+  for (const work of [
+    () => Array.fromAsync(it.store.listUnfinishedUploads("")),
+    () => it.store.abortUpload(upload),
+    () => it.store.forCleanup().abortUpload(upload),
+  ]) {
+    const error = await failure(work);
+    expect(error).toBeInstanceOf(AccessError);
+    expect(error.hint).toContain("s3:ListBucketMultipartUploads");
+    expect(error.hint).toContain("s3:AbortMultipartUpload");
+    expect(error.hint).not.toContain("s3:GetObject");
+  }
+});
+
 test("a page of a proxy is no list of uploads", async () => {
   await using it = await setUp(() => answer(200, "<h1>Welcome</h1>"));
   const error = await failure(() => Array.fromAsync(it.store.listUnfinishedUploads("")));
