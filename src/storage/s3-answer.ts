@@ -125,10 +125,12 @@ export const EXPIRED_CODES: ReadonlySet<string> = new Set([
 const UNTIL_DEADLINE = { retry: "until-deadline" } as const;
 const NEVER = { retry: "never" } as const;
 
-export function verdictOf(error: unknown): Verdict {
+/** @param hadCredentials  what gives credentials has given some to this process before */
+export function verdictOf(error: unknown, hadCredentials = false): Verdict {
   if (error instanceof Failure) return NEVER;
   if (error instanceof BadAnswerError) return UNTIL_DEADLINE;
-  if (isCredentialsError(error)) return { retry: "few", times: 2 };
+  // What gave credentials before is there, and will be again: a container's or a machine's endpoint that renews them has an outage.
+  if (isCredentialsError(error)) return hadCredentials ? UNTIL_DEADLINE : { retry: "few", times: 2 };
 
   const { status, code, retryAfterMs } = answerOf(error);
   if (status === undefined) {
@@ -186,6 +188,7 @@ export interface FailedRequest {
   readonly endpoint: string | undefined;
   readonly attempts: number;
   readonly elapsedMs: number;
+  readonly hadCredentials?: boolean | undefined;
   /** What a refusal is answered with, where the request needs other permissions than reading and writing do. */
   readonly permissionHint?: string | undefined;
   /** Texts that must not be shown, whatever a server echoes. */
@@ -205,7 +208,11 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
   if (isCredentialsError(error)) {
     return new AccessError(
       action,
-      failed("Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role."),
+      failed(
+        request.hadCredentials
+          ? "There were credentials until now; check what renews them."
+          : "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role.",
+      ),
     );
   }
   if (error instanceof BadAnswerError) return new StorageError(action, failed());

@@ -51,6 +51,7 @@ export class S3Bucket {
   readonly #options: S3BucketOptions;
   #toldAtMs = Number.NEGATIVE_INFINITY;
   #wantsContentMd5 = false;
+  #hadCredentials = false;
 
   constructor(options: S3BucketOptions, client: S3Client) {
     const { bucket, prefix, customerKey, signal, log } = options;
@@ -128,6 +129,7 @@ export class S3Bucket {
     const send = () => this.#withChecksum(work);
     const provider = this.client.config.credentials as (options?: { forceRefresh: boolean }) => Promise<Identity>;
     const signedWith = await provider();
+    this.#hadCredentials = true;
     try {
       return await send();
     } catch (error) {
@@ -163,7 +165,7 @@ export class S3Bucket {
       now,
       random,
       delay,
-      verdictOf,
+      verdictOf: (error) => verdictOf(error, this.#hadCredentials),
       onRetry: (error: unknown, waitMs: number, failingForMs: number) => {
         const { status, code } = answerOf(error);
         this.log.debug(
@@ -193,6 +195,7 @@ export class S3Bucket {
       endpoint: endpoint === undefined ? undefined : new URL(endpoint).origin,
       attempts: attempts?.failures ?? 1,
       elapsedMs: attempts?.failingForMs ?? 0,
+      hadCredentials: this.#hadCredentials,
       permissionHint,
       secrets: [secretAccessKey, sessionToken, this.customerKey.SSECustomerKey].filter((text) => text !== undefined),
     });

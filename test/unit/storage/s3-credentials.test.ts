@@ -3,8 +3,8 @@ import { afterAll, beforeAll, beforeEach, expect, test } from "bun:test";
 import { readFile, writeFile } from "node:fs/promises";
 import type { Socket } from "node:net";
 import { join } from "node:path";
-import { AccessError } from "../../../src/errors.ts";
-import { openS3Store } from "../../../src/storage/s3.ts";
+import { AccessError, type Failure } from "../../../src/errors.ts";
+import { openS3Store, type S3StoreOptions } from "../../../src/storage/s3.ts";
 import { SILENT } from "../../../src/system/log.ts";
 import { readChunks } from "../../support/read-chunks.ts";
 import { answer, type ScriptedRequest, s3Error, startScriptedS3 } from "../../support/scripted-s3.ts";
@@ -42,7 +42,10 @@ beforeEach(() => put("key1", "token1"));
 const OBJECT = answer(200, "hello", { etag: '"e1"' });
 
 /** Answers whoever has the key and the token that are valid now. */
-async function setUp(answering: (request: ScriptedRequest, socket: Socket) => string | undefined = () => OBJECT) {
+async function setUp(
+  answering: (request: ScriptedRequest, socket: Socket) => string | undefined = () => OBJECT,
+  options: Partial<S3StoreOptions> = {},
+) {
   const valid = { key: "key1", token: "token1", code: "ExpiredToken" };
   const server = await startScriptedS3((request, socket) => {
     const { authorization = "", "x-amz-security-token": token } = request.headers;
@@ -56,6 +59,7 @@ async function setUp(answering: (request: ScriptedRequest, socket: Socket) => st
     region: "us-east-1",
     signal: new AbortController().signal,
     log: SILENT,
+    ...options,
   });
   return {
     server,
@@ -138,4 +142,40 @@ test("who has no credentials is asked once for each attempt, and not once more b
   await expect(it.store.get("a", 10)).rejects.toThrow(AccessError);
   expect((await readFile(asked, "utf8")).trim().split("\n")).toHaveLength(3 * 2);
   expect(it.server.requests).toEqual([]);
+});
+
+/** Has credentials given by a script. */
+async function putScript(script: (give: (token: string) => string) => string): Promise<void> {
+  const path = join(directory.path, "script");
+  const give = (token: string) =>
+    `echo '{"Version":1,"AccessKeyId":"key1","SecretAccessKey":"secret","SessionToken":"${token}"}'`;
+  await writeFile(path, script(give));
+  await writeFile(join(directory.path, "credentials"), `[default]\ncredential_process = sh ${path}\n`);
+}
+
+test("what gave credentials before is waited for while it fails", async () => {
+  const asked = join(directory.path, "asked-until-it-answers");
+  // Who never had any is asked for six times, see above.
+  await putScript(
+    (give) => `echo >> ${asked}; case $(wc -l < ${asked}) in
+      1) ${give("token1")};;
+      ?|1[0-2]) exit 1;;
+      *) ${give("token2")};;
+    esac`,
+  );
+  await using it = await setUp();
+  await it.store.get("a", 10);
+  it.valid.token = "token2";
+  expect((await it.store.get("a", 10)).body).toHaveLength(5);
+});
+
+test("what gave credentials before and does not come back is told as that", async () => {
+  const asked = join(directory.path, "asked-once");
+  await putScript((give) => `test -e ${asked} && exit 1; touch ${asked}; ${give("token1")}`);
+  await using it = await setUp(undefined, { retryDeadlineMs: 300 });
+  await it.store.get("a", 10);
+  it.valid.token = "token2";
+  const error = (await it.store.get("a", 10).catch((thrown: unknown) => thrown)) as Failure;
+  expect(error).toBeInstanceOf(AccessError);
+  expect(error.hint).toBe("There were credentials until now; check what renews them.");
 });
