@@ -3,7 +3,7 @@
  * and durable when that is told.
  */
 import { constants } from "node:fs";
-import { type FileHandle, link, mkdir, open, rm, unlink } from "node:fs/promises";
+import { type FileHandle, link, lstat, mkdir, open, rm, unlink } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { reasonOf, StorageError, systemCodeOf } from "../errors.ts";
 import { writeFully } from "../system/write-fully.ts";
@@ -42,7 +42,7 @@ export class DirectoryUpload implements ObjectUpload {
       try {
         await link(from, to);
       } catch (error) {
-        if (systemCodeOf(error) === "EEXIST") outcome = "exists";
+        if (systemCodeOf(error) === "EEXIST") outcome = (await isSameFile(from, to)) ? "created" : "exists";
         else if (NO_LINKS.has(systemCodeOf(error) ?? "")) throw noLinks(to, error);
         else throw error;
       }
@@ -53,6 +53,13 @@ export class DirectoryUpload implements ObjectUpload {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file[Symbol.asyncDispose]();
   }
+}
+
+/** open(2), O_EXCL: on NFS a link that was made, and whose answer got lost, is asked for again and finds itself there. */
+async function isSameFile(one: string, other: string): Promise<boolean> {
+  const identify = (path: string) => lstat(path, { bigint: true }).catch(() => undefined);
+  const [a, b] = await Promise.all([identify(one), identify(other)]);
+  return a !== undefined && a.dev === b?.dev && a.ino === b.ino;
 }
 
 /** A file on its way to a key. Disposing it before publish() removes it. */

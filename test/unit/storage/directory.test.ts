@@ -105,6 +105,17 @@ test("an object is one file with exactly the bytes, and nothing else is left bes
   expect(await readFile(join(directory, "wal_005/b.json"), "utf8")).toBe("two");
 });
 
+test("a link that is there already is created, and not taken: on NFS its answer may have got lost", async () => {
+  const { directory, store } = await setUp();
+  await using upload = store.upload("a");
+  await upload.write(text("ours"));
+  const [temporary = ""] = await readdir(directory);
+  await link(join(directory, temporary), join(directory, "a"));
+  expect(await upload.complete()).toBe("created");
+  expect(await readdir(directory)).toEqual(["a"]);
+  expect(await store.putIfAbsent("a", text("ours"))).toBe("exists");
+});
+
 test("files and directories take the modes of the umask", async () => {
   const { directory, store } = await setUp();
   const before = process.umask(0o027);
