@@ -130,7 +130,9 @@ export function verdictOf(error: unknown, hadCredentials = false): Verdict {
   if (error instanceof Failure) return NEVER;
   if (error instanceof BadAnswerError) return UNTIL_DEADLINE;
   // What gave credentials before is there, and will be again: a container's or a machine's endpoint that renews them has an outage.
-  if (isCredentialsError(error)) return hadCredentials ? UNTIL_DEADLINE : { retry: "few", times: 2 };
+  if (isCredentialsError(error) || isOfLocalFile(error))
+    return hadCredentials ? UNTIL_DEADLINE : { retry: "few", times: 2 };
+  if (isOfSettings(error)) return NEVER;
 
   const { status, code, retryAfterMs } = answerOf(error);
   if (status === undefined) {
@@ -164,6 +166,30 @@ export function wantsContentMd5(error: unknown): boolean {
 
 function isCredentialsError(error: unknown): boolean {
   return error instanceof Error && CREDENTIALS_NAME.test(error.name);
+}
+
+/** What a provider throws where its settings are incomplete may be of any kind. */
+export function asCredentialsError(error: unknown): Error {
+  if (error instanceof Error && (isCredentialsError(error) || isOfSettings(error) || hasSystemCode(error)))
+    return error;
+  return Object.assign(new Error(reasonOf(error), { cause: error }), { name: "CredentialsProviderError" });
+}
+
+/** A file of credentials or settings that the SDK looks for, or the home directory in which it does. */
+function isOfLocalFile(error: unknown): boolean {
+  const { code, path, syscall } = (error ?? {}) as { code?: unknown; path?: unknown; syscall?: unknown };
+  return typeof code === "string" && (typeof path === "string" || syscall === "uv_os_homedir");
+}
+
+/** What the SDK refuses before it sends anything. Its own errors have names or words alone. */
+function isOfSettings(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const code = (error as { code?: unknown }).code;
+  return (
+    error.name === "EndpointError" ||
+    /^(Region not accepted|Region is missing|Invalid parameter for|Invalid Configuration)/.test(error.message) ||
+    (typeof code === "string" && code.startsWith("ERR_INVALID_"))
+  );
 }
 
 function hasSystemCode(error: unknown): boolean {
@@ -212,6 +238,17 @@ export function failureOf(error: unknown, request: FailedRequest): unknown {
         request.hadCredentials
           ? "There were credentials until now; check what renews them."
           : "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role.",
+      ),
+    );
+  }
+  if (isOfLocalFile(error)) {
+    return new AccessError(action, failed("AWS's credentials and settings are looked for there: check what names it."));
+  }
+  if (isOfSettings(error)) {
+    return new UsageError(
+      action,
+      failed(
+        "Check AWS_REGION, the endpoint, the credentials, and other variables whose names begin with AWS_: nothing may stand behind a value, such as a blank or a CR.",
       ),
     );
   }
@@ -289,6 +326,7 @@ function describe(error: unknown, answer: S3Answer, { attempts, elapsedMs, endpo
   const text = shortened(message);
   if (status === undefined || error instanceof BadAnswerError) {
     const said = error instanceof Error ? shortened(reasonOf(error)) : "no answer";
+    if (isOfLocalFile(error) || isOfSettings(error)) return `${said.replace(/\.$/, "")}.`;
     return `${endpoint ?? "AWS"}: ${said}${tried && ` (${tried})`}.`;
   }
   const known = [requestId && `request ${shortened(requestId)}`, tried].filter(Boolean).join(", ");

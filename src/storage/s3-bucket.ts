@@ -10,7 +10,15 @@ import { formatSeconds } from "../system/quantity.ts";
 import { checkKey } from "./object-key.ts";
 import type { ObjectKey } from "./object-store.ts";
 import { type Attempts, type RetryOptions, retrying } from "./retry.ts";
-import { answerOf, BadAnswerError, EXPIRED_CODES, failureOf, verdictOf, wantsContentMd5 } from "./s3-answer.ts";
+import {
+  answerOf,
+  asCredentialsError,
+  BadAnswerError,
+  EXPIRED_CODES,
+  failureOf,
+  verdictOf,
+  wantsContentMd5,
+} from "./s3-answer.ts";
 import type { S3ClientOptions } from "./s3-client.ts";
 
 export interface S3BucketOptions extends S3ClientOptions {
@@ -128,7 +136,9 @@ export class S3Bucket {
   async attempt<Answer>(work: () => Promise<Answer>): Promise<Answer> {
     const send = () => this.#withChecksum(work);
     const provider = this.client.config.credentials as (options?: { forceRefresh: boolean }) => Promise<Identity>;
-    const signedWith = await provider();
+    const signedWith = await provider().catch((error: unknown) => {
+      throw asCredentialsError(error);
+    });
     this.#hadCredentials = true;
     try {
       return await send();

@@ -343,6 +343,55 @@ describe("settings", () => {
   ];
   test.each(refusals)("$what", async (refusal) => await expectRefused(refusal));
 
+  const NO_KEYS = { AWS_ACCESS_KEY_ID: undefined, AWS_SECRET_ACCESS_KEY: undefined };
+  /** What the AWS SDK refuses, and nothing was asked of the store. */
+  test.each([
+    ["a region with a blank behind it", { AWS_REGION: "eu-central-1 " }, 64, "Region not accepted: "],
+    ["a region that is none", { AWS_REGION: "us_east_1" }, 64, "Region not accepted: "],
+    ["FIPS with an endpoint", { AWS_USE_FIPS_ENDPOINT: "true" }, 64, "A custom endpoint cannot be combined with FIPS."],
+    ["a mode that is none", { AWS_DEFAULTS_MODE: "x" }, 64, 'Invalid parameter for "defaultsMode"'],
+    ["a token with a CR behind it", { AWS_SESSION_TOKEN: "x\r" }, 64, "ERR_INVALID_CHAR: "],
+    ["credentials at no URL", { ...NO_KEYS, AWS_CONTAINER_CREDENTIALS_FULL_URI: "x" }, 64, "ERR_INVALID_URL: "],
+    [
+      "a token's file that is not there",
+      { ...NO_KEYS, AWS_WEB_IDENTITY_TOKEN_FILE: "/none", AWS_ROLE_ARN: "arn:x" },
+      77,
+      "ENOENT: no such file or directory, open '/none'.",
+    ],
+    ["a profile that lacks half", { ...NO_KEYS, AWS_PROFILE: "half" }, 77, "http://127.0.0.1:1: "],
+  ] as const)("of AWS: %s", async (_, env, exitCode, detail) => {
+    const config = await site.write("config", "[profile half]\nsso_session=none\nsso_account_id=1\nsso_role_name=r\n");
+    const { stderr, ...result } = await site.walb(PUSH, {
+      env: {
+        ...ELSEWHERE,
+        WALB_S3_PREFIX: "s3://bucket/path",
+        WALB_RETRY_DEADLINE: "2s",
+        AWS_ENDPOINT_URL: "http://127.0.0.1:1",
+        AWS_REGION: "us-east-1",
+        AWS_ACCESS_KEY_ID: "key",
+        AWS_SECRET_ACCESS_KEY: "secret",
+        AWS_CONFIG_FILE: config,
+        ...env,
+      },
+    });
+    await rm(config);
+    expect({ ...result, stderr }).toMatchObject({ exitCode, stderr: expect.stringContaining(`DETAIL: ${detail}`) });
+    expect(stderr).toMatch(/^wal-b: ERROR: could not \w+ "s3:\/\/bucket\/path\//);
+  });
+
+  test.if(process.getuid?.() === 0)(
+    "of AWS: an account with neither a name nor a home asks the store all the same",
+    async () => {
+      const keys = "AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=secret";
+      const { exitCode, stderr } = await site.shell(
+        `unset HOME WALB_FILE_PREFIX; export ${keys} WALB_S3_PREFIX=s3://bucket/path WALB_RETRY_DEADLINE=1s AWS_ENDPOINT_URL=http://127.0.0.1:1
+       own=$(mktemp -d /tmp/walb-XXXXXX); chmod 755 "$own"; cp "$WALB" "$own/wal-b"
+       setpriv --reuid 4243 --regid 4243 --clear-groups "$own/wal-b" backup-list; code=$?; rm -r "$own"; exit $code`,
+      );
+      expect({ exitCode, stderr }).toEqual({ exitCode: 69, stderr: expect.stringContaining("ECONNREFUSED") });
+    },
+  );
+
   test.each([".env", "bunfig.toml", "package.json", "tsconfig.json"])(
     "a planted %s in the data directory changes nothing",
     async (name) => {
