@@ -29,8 +29,8 @@ export interface S3BucketOptions extends S3ClientOptions {
   /** SSE-C: 32 bytes, needed for reading too. */
   readonly customerKey?: Uint8Array | undefined;
 
-  /** Default 5 minutes. */
-  readonly retryDeadlineMs?: number | undefined;
+  /** Since the first failure of a request, or of reading on. */
+  readonly retryDeadlineMs: number;
   readonly now?: (() => number) | undefined;
   readonly random?: (() => number) | undefined;
   readonly delay?: ((ms: number, signal: AbortSignal) => Promise<void>) | undefined;
@@ -81,7 +81,7 @@ export class S3Bucket {
       ...this.#options,
       signal: AbortSignal.timeout(CLEANUP_MS),
       // Whoever wants to know of a failure soon does not wait longer for what comes after it.
-      retryDeadlineMs: Math.min(CLEANUP_MS, this.#options.retryDeadlineMs ?? CLEANUP_MS),
+      retryDeadlineMs: Math.min(CLEANUP_MS, this.#options.retryDeadlineMs),
     };
     return new S3Bucket(options, this.client);
   }
@@ -164,7 +164,7 @@ export class S3Bucket {
 
   retryOptions(signal: AbortSignal): RetryOptions {
     const {
-      retryDeadlineMs = 300_000,
+      retryDeadlineMs,
       now = () => performance.now(),
       random = Math.random,
       delay = abortableDelay,

@@ -20,7 +20,8 @@ export async function storeOf(server: S3Server, { env }: TestRepository): Promis
   const [, bucket = "", prefix = ""] = /^s3:\/\/([^/]+)\/(.*)$/.exec(env["WALE_S3_PREFIX"] ?? "") ?? [];
   const { endpoint, region, accessKeyId, secretAccessKey } = server;
   const where = { bucket, prefix, endpoint, region, accessKeyId, secretAccessKey, forcePathStyle: true };
-  return await openS3Store({ ...where, signal: new AbortController().signal, log: recordingLog().log });
+  const { signal } = new AbortController();
+  return await openS3Store({ ...where, retryDeadlineMs: 60_000, signal, log: recordingLog().log });
 }
 
 export interface StoredBackup {

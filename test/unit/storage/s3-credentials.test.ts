@@ -57,6 +57,7 @@ async function setUp(
     prefix: "",
     endpoint: server.endpoint,
     region: "us-east-1",
+    retryDeadlineMs: 60_000,
     signal: new AbortController().signal,
     log: SILENT,
     ...options,
