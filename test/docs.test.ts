@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { allCommands, GLOBAL_OPTIONS, runProgram } from "../src/cli/program.ts";
-import { initialTextOf, SETTING_NAMES, SETTINGS, variablesOf } from "../src/config/settings.ts";
+import { initialTextOf, SETTING_NAMES, SETTINGS, type SettingName, variablesOf } from "../src/config/settings.ts";
 import { EXIT_CODES, EXIT_RECOVERY_MUST_STOP } from "../src/errors.ts";
 import { GUARDS } from "./guards/list.ts";
 import { withoutGuard } from "./guards/take-out.ts";
@@ -11,12 +11,17 @@ import { expectGolden, ROOT } from "./support/golden.ts";
 
 const MADE_BY = "<!-- Made by UPDATE_GOLDEN=1 bun test test/docs.test.ts; do not edit. -->\n";
 
-test("docs/settings.md has every setting", () => {
+test("docs/settings.md has every setting", async () => {
+  const long = (await allCommands()).filter(({ isLong }) => isLong).map(({ name }) => name);
+  const initialOf = (name: SettingName) => {
+    const [initial, ofLong] = [initialTextOf(name), initialTextOf(name, { isLong: true })];
+    return ofLong === initial ? (initial ?? "") : `${initial}; ${ofLong} for ${long.join(", ")}`;
+  };
   const rows = SETTING_NAMES.map((name) => {
     const row = SETTINGS[name];
     const [first = "", ...others] = variablesOf(name);
     const flag = row.flag === undefined ? "" : `\`--${row.flag}\``;
-    return `| \`${first}\` | ${flag} | ${cell(row.help)}${row.secret ? " (secret)" : ""} | ${cell(row.allowed())} | ${initialTextOf(name) ?? ""} | ${others.map((other) => `\`${other}\``).join(" ")} |`;
+    return `| \`${first}\` | ${flag} | ${cell(row.help)}${row.secret ? " (secret)" : ""} | ${cell(row.allowed())} | ${initialOf(name)} | ${others.map((other) => `\`${other}\``).join(" ")} |`;
   });
   expectGolden(
     "docs/settings.md",
@@ -131,8 +136,8 @@ What wal-b says stands above the server's line. The same on PostgreSQL 12, 15 an
 
 Stopped (fast), PostgreSQL has what is left archived, and waits for it: it does not signal archive_command, and tries a file that fails up to six times
 (measured on 12, 15 and 18). One try takes about as long as \`WALB_RETRY_DEADLINE\` and two \`WALB_IDLE_TIMEOUT\` at most: with what they are
-initially, a store that refuses holds the server for 6 minutes, one that takes connections and says nothing for up to 12. A service manager that has less
-patience kills the server. Either set the two lower, or end wal-push: SIGTERM ends it at once, and the server with it. What is not archived stays in pg_wal, and
+initially for wal-push, a store that refuses holds the server for 6 minutes, one that takes connections and says nothing for up to 12. A service manager that has less
+patience kills the server. Either set the two lower, for wal-push only, because a backup would give up as soon, or end wal-push: SIGTERM ends it at once, and the server with it. What is not archived stays in pg_wal, and
 the next start archives it. Stopped immediately, PostgreSQL ends wal-push itself.
 
 Sources: RestoreArchivedFile() in xlogarchive.c and wait_result_is_any_signal() in wait_error.c; for archive_command, pgarch_archiveXlog() in

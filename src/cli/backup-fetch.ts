@@ -19,6 +19,7 @@ export const backupFetch: Command = {
     ["wal-b backup-fetch /restore LATEST --resume", "the same again, after it was interrupted"],
     ["wal-b backup-fetch /restore LATEST --tablespace-mapping 16388=/mnt/fast", "with a tablespace elsewhere"],
   ],
+  isLong: true,
 
   async run(words, context) {
     const [{ openRepository }, { fetchBackup }, { RestoreMarker }] = await Promise.all([

@@ -51,6 +51,7 @@ export const backupPush: Command = {
     ["wal-b backup-push /var/lib/postgresql/18/main", "from cron, every night"],
     ["wal-b backup-push --permanent", "one to keep"],
   ],
+  isLong: true,
 
   async run(words, context) {
     const pushed = words.isSet("while-offline") ? await pushOffline(words, context) : await pushOnline(words, context);

@@ -34,6 +34,8 @@ export interface Command {
   readonly examples: readonly (readonly [command: string, what: string])[];
   /** Started by wal-b itself, and in no help. */
   readonly isInternal?: true;
+  /** Runs for hours, which are lost when it gives up: settings have their initial values for that. */
+  readonly isLong?: true;
   run(words: Words, context: CommandContext): Promise<void>;
 }
 

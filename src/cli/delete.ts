@@ -29,6 +29,7 @@ export const remove: Command = {
     ["wal-b delete retain 7 --confirm", "from cron, after backup-push"],
     ["wal-b delete garbage", "what would go"],
   ],
+  isLong: true,
 
   async run(words, context) {
     const { openRepository } = await import("./open-repository.ts");

@@ -122,7 +122,7 @@ async function parseCommandLine(argv: readonly string[], { output }: ProgramEdge
 
 function contextOf(command: Command, words: ParsedWords, edge: ProgramEdge): CommandContext {
   const { env, warn } = environmentOf(words, edge);
-  const settings = loadSettings(flagsOf(command, words), env);
+  const settings = loadSettings(flagsOf(command, words), env, command);
   const level: LogLevel = words["verbose"] ? "debug" : words["terse"] ? "warning" : "info";
   const log = createLog(edge.writeLog, { format: settings.logFormat, level, now: edge.now });
   for (const path of warn) {

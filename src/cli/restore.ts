@@ -43,6 +43,7 @@ export const restore: Command = {
     ["wal-b restore /restore/main --to '2026-11-23 14:42:40+00' --dry-run", "could it be done, and how"],
     ["wal-b restore /restore/main --to name:before_release --action promote", "a restore point, without a pause"],
   ],
+  isLong: true,
 
   async run(words, context) {
     const { command, variables } = restoreCommandOf({

@@ -41,6 +41,7 @@ export const verify: Command = {
     ["wal-b verify --all --json", "everything, for a script"],
     ["wal-b verify --drill --scratch /srv/scratch", "a restore on trial"],
   ],
+  isLong: true,
 
   async run(words, context) {
     const name = words.text("name");

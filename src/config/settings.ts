@@ -21,6 +21,8 @@ interface Words {
 
 interface Row<Value> extends Words {
   readonly initial: Value;
+  /** The same for commands that run for long, where it differs. */
+  readonly initialOfLong?: Value;
   /** @throws RangeError  the text is not allowed */
   parse(text: string): Value;
   show(value: Value): string;
@@ -36,6 +38,7 @@ const GiB = 1024 * MiB;
 
 interface Bounds {
   readonly initial: number;
+  readonly initialOfLong?: number;
   readonly min: number;
   readonly max: number;
 }
@@ -146,8 +149,9 @@ export const SETTINGS = {
 
   retryDeadlineMs: number(DURATION, {
     name: "RETRY_DEADLINE",
-    help: "give up on a request to the store after trying for this long",
+    help: "give up on a request to the store after trying for this long; longer where that may cost hours of work",
     initial: MINUTE,
+    initialOfLong: 10 * MINUTE,
     min: 0,
     max: 24 * HOUR,
   }),
@@ -315,6 +319,11 @@ const REFUSED: ReadonlyMap<RegExp, string> = new Map([
 /** WALB_ variables that are not settings: used by install.sh. */
 const OTHER_VARIABLES = ["WALB_INSTALL_URL"];
 
+/** Of a command. */
+interface CommandLength {
+  readonly isLong?: boolean;
+}
+
 /** Of a setting, in the order in which they are looked at. */
 export function variablesOf(name: SettingName): readonly string[] {
   const { name: own, aws = [] }: Words = SETTINGS[name];
@@ -322,9 +331,10 @@ export function variablesOf(name: SettingName): readonly string[] {
 }
 
 /** How the initial value is written; undefined when there is none. */
-export function initialTextOf(name: SettingName): string | undefined {
+export function initialTextOf(name: SettingName, { isLong = false }: CommandLength = {}): string | undefined {
   const row: Row<unknown> = SETTINGS[name];
-  return row.initial === undefined ? undefined : row.show(row.initial);
+  const initial = (isLong ? row.initialOfLong : undefined) ?? row.initial;
+  return initial === undefined ? undefined : row.show(initial);
 }
 
 export const SETTING_NAMES = Object.keys(SETTINGS) as readonly SettingName[];
@@ -346,14 +356,19 @@ for (const name of SETTING_NAMES) {
  * @param flags  as given on the command line, by setting; a flag beats every variable
  * @throws UsageError  names the flag or variable that was wrong, the text found there, and what is allowed
  */
-export function loadSettings(flags: Partial<Record<SettingName, string>>, env: Environment): Settings {
+export function loadSettings(
+  flags: Partial<Record<SettingName, string>>,
+  env: Environment,
+  { isLong = false }: CommandLength = {},
+): Settings {
   const inEnvironment = settingsIn(env);
   const settings: Partial<Record<SettingName, unknown>> = {};
   for (const name of SETTING_NAMES) {
     const row: Row<unknown> = SETTINGS[name];
     const isGiven = flags[name] !== undefined || inEnvironment.has(name);
     const given = isGiven ? whereGiven(name, flags, env) : undefined;
-    settings[name] = given === undefined ? row.initial : parsed(row, given);
+    const initial = (isLong ? row.initialOfLong : undefined) ?? row.initial;
+    settings[name] = given === undefined ? initial : parsed(row, given);
   }
   return Object.freeze(settings) as Settings;
 }

@@ -135,9 +135,12 @@ describe("loadSettings()", () => {
 });
 
 test("every initial value is one that could be given", () => {
+  const initially = (isLong: boolean) => loadSettings({}, {}, { isLong });
   for (const name of SETTING_NAMES) {
-    const [row, text] = [SETTINGS[name], initialTextOf(name)];
-    if (text !== undefined) expect([name, row.parse(text)]).toEqual([name, row.initial]);
+    for (const isLong of [false, true]) {
+      const text = initialTextOf(name, { isLong });
+      if (text !== undefined) expect([name, SETTINGS[name].parse(text)]).toEqual([name, initially(isLong)[name]]);
+    }
   }
 });
 
