@@ -36,6 +36,8 @@ export interface PackContext {
   readonly log: Log;
   /** Aborted when the backup cannot succeed any more. */
   readonly signal: AbortSignal;
+  /** Ends what the store is still asked for; taking back is not affected. */
+  readonly giveUp: (reason: unknown) => void;
 }
 
 export interface PackLimits {
@@ -83,7 +85,13 @@ export async function packParts(
       const signal = AbortSignal.any([context.signal, othersFailed]);
       const part = partName(++context.totals.parts);
       const entries = new PartEntries(first, take, limits.partContentBytes);
-      await packPart(part, entries, { ...context, signal });
+      try {
+        await packPart(part, entries, { ...context, signal });
+      } catch (error) {
+        // The other parts would try for as long again, with a store that fails, before the first failure is told.
+        context.giveUp(error);
+        throw error;
+      }
     });
   } finally {
     await source.return?.(undefined);

@@ -53,6 +53,7 @@ export async function pushOfflineBackup(dataDirectory: string, context: BackupPu
     startProgress: context.startProgress,
     log,
     signal,
+    giveUp: context.giveUp,
   };
   const tablespaces = await readTablespaceLinks(dataDirectory);
   const versionDirectory = tablespaceVersionDirectory(majorVersion, control.catalogVersion);

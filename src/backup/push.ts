@@ -61,6 +61,8 @@ export interface BackupPushContext {
   readonly log: Log;
   readonly startProgress: StartProgress;
   readonly signal: AbortSignal;
+  /** The backup has failed: ends what the store is still asked for, but for taking back. */
+  readonly giveUp: (reason: unknown) => void;
   readonly now: () => Date;
   /** @throws IntegrityError  the repository belongs to another cluster */
   readonly checkCluster: (systemIdentifier: bigint) => Promise<void>;
@@ -81,6 +83,7 @@ export async function pushBackup(
   const startedAt = now();
   await using session = await startSession(connection, dataDirectory, context);
   const signal = AbortSignal.any([context.signal, session.lost]);
+  session.lost.addEventListener("abort", () => context.giveUp(session.lost.reason), { once: true });
   const tablespaces = await readTablespaceLinks(dataDirectory);
   const wait = waitContext(connection, session, { ...context, dataDirectory, signal });
   await waitForWalBefore(session, connection, wait);
@@ -101,6 +104,7 @@ export async function pushBackup(
     startProgress: context.startProgress,
     log,
     signal,
+    giveUp: context.giveUp,
   };
   const versionDirectory = tablespaceVersionDirectory(session.server.majorVersion, control.catalogVersion);
   const options = { versionDirectory, tablespaces, wal: "exclude" } as const;

@@ -88,14 +88,15 @@ async function pushOnline(words: Words, context: CommandContext) {
     import("../postgres/server-facts.ts"),
     import("../system/account.ts"),
   ]);
-  await using repository = await openRepository(context);
+  const failed = new AbortController();
+  await using repository = await openRepository(until(failed, context));
   const { env, log, signal } = context;
   const word = words.text("directory");
   const given = word === undefined ? undefined : resolve(context.workingDirectory, word);
   const libpq = libpqSettings({ env, account: currentAccount(env), dataDirectory: given });
   await using connection = await connectToPostgres(libpq, { log, signal });
   const directory = given ?? (await readDataDirectory(connection));
-  return await pushBackup(connection, directory, await pushContext(repository, words, context));
+  return await pushBackup(connection, directory, await pushContext(repository, words, context, failed));
 }
 
 async function pushOffline(words: Words, context: CommandContext) {
@@ -106,15 +107,23 @@ async function pushOffline(words: Words, context: CommandContext) {
   const directory = words.text("directory");
   if (directory === undefined)
     throw new UsageError("no directory was given", { hint: "A server that is shut down cannot be asked for it." });
-  await using repository = await openRepository(context);
+  const failed = new AbortController();
+  await using repository = await openRepository(until(failed, context));
   const data = resolve(context.workingDirectory, directory);
-  return await pushOfflineBackup(data, await pushContext(repository, words, context));
+  return await pushOfflineBackup(data, await pushContext(repository, words, context, failed));
 }
+
+/** Once the backup has failed, the store is asked for nothing more. */
+const until = (failed: AbortController, context: CommandContext): CommandContext => ({
+  ...context,
+  signal: AbortSignal.any([context.signal, failed.signal]),
+});
 
 async function pushContext(
   { store, archive, identity, proof, zstd }: import("./open-repository.ts").Repository,
   words: Words,
   { settings, log, startProgress, signal, now }: CommandContext,
+  failed: AbortController,
 ) {
   const sendRate = rateOf(settings.networkRateLimit);
   return {
@@ -134,6 +143,7 @@ async function pushContext(
     log,
     startProgress,
     signal,
+    giveUp: (reason: unknown) => failed.abort(reason),
     now,
     checkCluster: (systemIdentifier: bigint) => identity.check(systemIdentifier),
   };
