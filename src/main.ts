@@ -46,11 +46,12 @@ process.exit(await run());
 
 async function run(): Promise<number> {
   try {
+    process.env["HOME"] ||= await homeOrRoot();
     const { runProgram } = await import("./cli/program.ts");
     await runProgram(words, {
       env: process.env,
       adoptVariables,
-      workingDirectory: workingDirectory(),
+      workingDirectory: workingDirectory(process.cwd()),
       signal: stop.signal,
       now: () => new Date(),
       output: {
@@ -78,6 +79,16 @@ function isIgnored(signal: number): boolean {
     return ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
   } catch {
     return false;
+  }
+}
+
+/** The AWS SDK looks for its files at home, whatever else is set, and fails where the account has neither a home nor a name, as in many a container. */
+async function homeOrRoot(): Promise<string> {
+  const { homedir } = await import("node:os");
+  try {
+    return homedir();
+  } catch {
+    return "/";
   }
 }
 
@@ -114,7 +125,7 @@ function exitCode(error: unknown): number {
   if (!isWalFetch()) return exitCodeOf(error);
   // The destination comes last, unless a flag does; which of the words are values of flags is not known here.
   const destinations = words.slice(words.indexOf("wal-fetch") + 1).filter((word) => !word.startsWith("-"));
-  return walFetchExitCode(error, recoveryState(workingDirectory(), destinations.toReversed()));
+  return walFetchExitCode(error, recoveryState(workingDirectory(process.cwd()), destinations.toReversed()));
 }
 
 /** Before the settings are read, or when they cannot be. */

@@ -3,7 +3,7 @@ import { existsSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import type { Settings } from "../config/settings.ts";
 import { reasonOf } from "../errors.ts";
-import { PG_CONTROL_PATH, readPgControl, readSystemIdentifier } from "../postgres/pg-control.ts";
+import { dataDirectoryOf, PG_CONTROL_PATH, readPgControl, readSystemIdentifier } from "../postgres/pg-control.ts";
 import {
   isSegmentSize,
   parseWalFile,
@@ -46,7 +46,7 @@ export function prefetcherFor(
 ): Prefetcher | undefined {
   const { settings, workingDirectory, log } = context;
   const state = recoveryState(workingDirectory, [destination]);
-  const dataDirectory = dirname(dirname(destination));
+  const dataDirectory = dataDirectoryOf(destination);
   const file = parseWalFile(name);
   const isRecovery =
     ASKED_BY_RECOVERY.includes(basename(destination)) &&
@@ -141,7 +141,7 @@ function prefetchPath(destination: string, setting: string | undefined): string 
  * keeps a restored segment in pg_wal, under its name, as soon as it has it (xlogarchive.c, KeepFileRestoredFromArchive).
  */
 async function isCatchingUp(file: WalFile & WalSegment, destination: string): Promise<boolean> {
-  const { walSegmentSizeBytes } = await readPgControl(dirname(dirname(destination)));
+  const { walSegmentSizeBytes } = await readPgControl(dataDirectoryOf(destination));
   if (!isSegmentSize(walSegmentSizeBytes)) return false;
   const number = segmentNumber(file, walSegmentSizeBytes);
   if (number === 0n) return false;

@@ -1,7 +1,7 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
-import { dirname, resolve } from "node:path";
+import { resolve } from "node:path";
 import { Failure, NotFoundError } from "../errors.ts";
-import { readPgControl, systemIdentifierBeside } from "../postgres/pg-control.ts";
+import { dataDirectoryOf, readPgControl, systemIdentifierBeside } from "../postgres/pg-control.ts";
 import { parseWalFile } from "../postgres/wal-segment.ts";
 import type { Command, CommandContext } from "./command.ts";
 import type { Repository } from "./open-repository.ts";
@@ -86,7 +86,7 @@ async function checkEndsThere({ log, signal }: CommandContext, { name, destinati
   if (segment?.kind !== "segment") return;
   const { refuseForkBehind } = await import("../backup/past-fork.ts");
   // Of no data directory, or of a release that is not known, nobody can tell.
-  const control = await readPgControl(dirname(dirname(destination))).catch((error: unknown) => {
+  const control = await readPgControl(dataDirectoryOf(destination)).catch((error: unknown) => {
     if (!(error instanceof Failure)) throw error;
   });
   if (control) await refuseForkBehind(segment, { archive: repository.archive, control, log, signal });

@@ -6,7 +6,7 @@
  * because guessed offsets would look like facts.
  */
 import { readFileSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { join } from "node:path";
 import { Failure, IntegrityError, PostgresError, reasonOf, SourceMissingError, systemCodeOf } from "../errors.ts";
 import { crc32c } from "./crc32c.ts";
 import { asLsn, type Lsn } from "./lsn.ts";
@@ -107,13 +107,13 @@ export function readSystemIdentifier(dataDirectory: string): bigint {
   return bytes.readBigUInt64LE(0);
 }
 
-/**
- * Of the data directory that a file of pg_wal is in; undefined when it is in none. By the names in its path: pg_wal may be a link to
- * another place.
- */
+/** By the names in the path of a file in pg_wal, which may be a link to another place; relative where the path is. */
+export const dataDirectoryOf = (path: string): string => join(path, "../..");
+
+/** Of the data directory that a file of pg_wal is in; undefined when it is in none. */
 export function systemIdentifierBeside(path: string): bigint | undefined {
   try {
-    return readSystemIdentifier(dirname(dirname(resolve(path))));
+    return readSystemIdentifier(dataDirectoryOf(path));
   } catch (error) {
     if (error instanceof Failure) return undefined;
     throw error;

@@ -1,6 +1,5 @@
 /** The SDK's client for one bucket: where it connects to, with whose keys, and nothing that retries or checks on its own. */
 import { readFile } from "node:fs/promises";
-import { homedir } from "node:os";
 import { S3Client, type S3ClientConfig } from "@aws-sdk/client-s3";
 import { reasonOf, UsageError } from "../errors.ts";
 import { HttpHandler } from "./http-handler.ts";
@@ -50,7 +49,6 @@ export async function readCertificates(path: string): Promise<string> {
 const READ_FILES_ANEW = { ignoreCache: true };
 
 function clientConfig(options: S3ClientOptions, trustedCertificates: readonly string[]): S3ClientConfig {
-  giveHome();
   const { bucket, region, endpoint, accessKeyId, secretAccessKey, sessionToken } = options;
   const { connectTimeoutMs = 10_000, idleTimeoutMs = 60_000 } = options;
   const requestHandler = new HttpHandler({ connectTimeoutMs, idleTimeoutMs, trustedCertificates });
@@ -72,15 +70,6 @@ function clientConfig(options: S3ClientOptions, trustedCertificates: readonly st
     expectContinueHeader: false,
     streamCollector: collect,
   };
-}
-
-/** The SDK looks for its files at home, whatever else is set, and fails where the account has none and no name either, as in many a container. */
-function giveHome(): void {
-  try {
-    process.env["HOME"] ||= homedir();
-  } catch {
-    process.env["HOME"] = "/";
-  }
 }
 
 async function regionOfChain(): Promise<string> {

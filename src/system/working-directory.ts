@@ -8,11 +8,10 @@ const WITHOUT_A_NAME = "/proc/self/cwd";
 /**
  * Bun decodes paths as UTF-8, and one with other bytes becomes another path, where nothing is: recovery.signal would be missed in a
  * data directory of such a name, and what fails be taken for the end of WAL.
+ *
+ * @param path  what the process is told
  */
-export function workingDirectory(): string {
-  const path = process.cwd();
-  return isDecoded(path) ? path : WITHOUT_A_NAME;
-}
+export const workingDirectory = (path: string): string => (isDecoded(path) ? path : WITHOUT_A_NAME);
 
 /** Whether nothing was lost when it became text. */
 export const isDecoded = (text: string): boolean => !text.includes("\uFFFD");

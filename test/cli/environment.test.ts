@@ -7,6 +7,7 @@ import { readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { canFakeClock, fakeClock } from "../support/fake-clock.ts";
 import { Site } from "../support/site.ts";
+import { historyContent } from "../support/wal-content.ts";
 
 const [A, B] = ["000000010000000000000001", "000000010000000000000002"] as const;
 
@@ -66,6 +67,10 @@ describe("wal-push and wal-fetch do the same", () => {
     const elsewhere = `WALB_FILE_PREFIX=/nonexistent "$WALB" wal-fetch ${A} pg_wal/RECOVERYXLOG`;
     expect(await inIt(elsewhere)).toMatchObject({ exitCode: 200 });
     expect(await inIt(`"$WALB" --nonsense wal-fetch ${A} pg_wal/RECOVERYXLOG`)).toMatchObject({ exitCode: 200 });
+    // Its pg_control is found, too: that a history is another cluster's is known by that alone.
+    await site.control(42n);
+    await site.write("pg_wal/00000002.history", historyContent());
+    expect(await inIt(`"$WALB" wal-push pg_wal/00000002.history`)).toMatchObject({ exitCode: 65 });
   });
 
   test.each([
