@@ -40,7 +40,7 @@ export class SourceMissingError extends Failure {
   readonly exitCode = 66;
 }
 
-/** The store kept failing until the deadline. What was being written may exist or not. */
+/** The store failed, until the deadline or in a way that asking again does not change. What was being written may exist or not. */
 export class StorageError extends Failure {
   readonly exitCode = 69;
 }
@@ -90,7 +90,7 @@ export const EXIT_CODES: readonly { readonly code: number; readonly name: string
   { code: 64, name: "UsageError", meaning: "the command line or a setting is wrong; nothing was read or written" },
   { code: 65, name: "IntegrityError", meaning: "damaged or foreign bytes, or the name is taken by other content" },
   { code: 66, name: "SourceMissingError", meaning: "the file to read is not there or cannot be read" },
-  { code: 69, name: "StorageError", meaning: "the store kept failing until the deadline" },
+  { code: 69, name: "StorageError", meaning: "the store failed, until the deadline or for good" },
   { code: EXIT_BUG, name: "bug", meaning: "an unexpected failure in wal-b; please report it" },
   { code: 73, name: "DestinationError", meaning: "a file could not be put in place on this machine" },
   { code: 74, name: "NotFoundError", meaning: "the store proved that the file or backup is not there" },

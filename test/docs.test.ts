@@ -137,7 +137,7 @@ What wal-b says stands above the server's line. The same on PostgreSQL 12, 15 an
 Stopped (fast), PostgreSQL has what is left archived, and waits for it: it does not signal archive_command, and tries a file that fails up to six times
 (measured on 12, 15 and 18). One try takes about as long as \`WALB_RETRY_DEADLINE\` and two \`WALB_IDLE_TIMEOUT\` at most: with what they are
 initially for wal-push, a store that refuses holds the server for 6 minutes, one that takes connections and says nothing for up to 12. A service manager that has less
-patience kills the server. Either set the two lower, for wal-push only, because a backup would give up as soon, or end wal-push: SIGTERM ends it at once, and the server with it. What is not archived stays in pg_wal, and
+patience kills the server. Set the two lower for wal-push alone (a backup would give up as soon, too), or end wal-push: SIGTERM ends it at once, and the server with it. What is not archived stays in pg_wal, and
 the next start archives it. Stopped immediately, PostgreSQL ends wal-push itself.
 
 Sources: RestoreArchivedFile() in xlogarchive.c and wait_result_is_any_signal() in wait_error.c; for archive_command, pgarch_archiveXlog() in

@@ -91,7 +91,7 @@ export async function drillBackup(request: DrillRequest, context: DrillContext):
   const plan = withOwnWal(await planRestore(scratch.dataDirectory, restore, restoring));
   await refuseTablespacesOutside(plan);
   const { segmentSize } = plan.backup;
-  for (const use of plan.fetch.space) checkSpaceForWal(use, { segments: plan.wal.segments, segmentSize });
+  for (const use of plan.fetch.space) checkSpaceForWal(use, { segments: segmentsOf(plan), segmentSize });
   const search = { directory: request.programs, path: request.env["PATH"], account: owner };
   const programs = await findServerPrograms(Math.floor(plan.backup.pgVersion / 10_000), search);
   await checkAccount(owner, scratch, request.program);
@@ -114,6 +114,8 @@ export async function drillBackup(request: DrillRequest, context: DrillContext):
   return { result, url, kept: request.afterwards === "keep" ? scratch.directory : undefined };
 }
 
+const segmentsOf = ({ run }: Pick<RestorePlan, "run">) => Number(run.last - run.first) + 1;
+
 /** Of a standby that was stopped. One that was shut down as a primary has nothing behind the checkpoint that it starts from. */
 const replaysOwnWal = ({ walB, startLsn, stopLsn }: Backup) => walB?.holdsWal === true && stopLsn > startLsn;
 
@@ -127,6 +129,8 @@ function withOwnWal(plan: RestorePlan): RestorePlan {
   return replaysOwnWal(backup) && last > run.last ? { ...plan, run: { ...run, last } } : plan;
 }
 
+const CANNOT_TELL = "cannot tell whether replay would stay inside the scratch directory";
+
 /**
  * Replay of CREATE TABLESPACE makes a link to where the tablespace was made first, wherever those of the backup are restored to. On the
  * cluster's own host that is where its files are, and replay would work in them.
@@ -134,7 +138,7 @@ function withOwnWal(plan: RestorePlan): RestorePlan {
  * @throws PostgresError  there is such a record, or nobody knows
  */
 async function refuseTablespacesOutside({ backup, run, reading }: RestorePlan): Promise<void> {
-  reading.log.info(`looking for new tablespaces in ${run.last - run.first + 1n} segments of WAL`);
+  reading.log.info(`looking for new tablespaces in ${segmentsOf({ run })} segments of WAL`);
   let outside: { readonly oid: number; readonly location: string } | undefined;
   const take = (record: WalRecord) => {
     const created = record.lsn < backup.startLsn ? undefined : createdTablespaceOf(record);
@@ -146,7 +150,7 @@ async function refuseTablespacesOutside({ backup, run, reading }: RestorePlan): 
       for await (const { segment, isKnown } of segmentsBackward({ ...run, last: next }, reading, take)) {
         next = segmentNumber(segment, backup.segmentSize) - 1n;
         if (!isKnown) {
-          throw new PostgresError("cannot tell whether replay would stay inside the scratch directory", {
+          throw new PostgresError(CANNOT_TELL, {
             detail: `The records of "${segment.name}" are of a release that this program does not know.`,
           });
         }
@@ -158,7 +162,7 @@ async function refuseTablespacesOutside({ backup, run, reading }: RestorePlan): 
       }
     } catch (error) {
       if (error instanceof NotFoundError && replaysOwnWal(backup)) {
-        throw new PostgresError("cannot tell whether replay would stay inside the scratch directory", {
+        throw new PostgresError(CANNOT_TELL, {
           detail: `${error.message}. Backup "${backup.name}" is of a standby that was stopped; it has WAL of its own, which is replayed and can be looked through in the archive only.`,
           hint: "Run the drill again when the segment is archived: SELECT pg_switch_wal() on the primary ends it.",
           cause: error,

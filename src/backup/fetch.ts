@@ -5,6 +5,7 @@
  * there → backup_manifest, for pg_verifybackup → fsync → pg_control gets its name. Until that last step a server refuses to
  * start on the directory.
  */
+
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { Zstd } from "../codec/zstd.ts";
@@ -28,6 +29,7 @@ import { forEachAtOnce } from "../system/pool.ts";
 import type { StartProgress } from "../system/progress.ts";
 import { formatBytes } from "../system/quantity.ts";
 import { completeParts, type Manifest, type PartOfBackup, readManifest } from "./contents.ts";
+import { warnOfRoot } from "./owner.ts";
 import { type InterruptedRestore, namesThisProcess, RestoreMarker } from "./restore-marker.ts";
 import { checkSameBackup, clearLeftOver, examineTarget, type Found, NOTHING_FOUND, partsToRead } from "./resume.ts";
 import { checkSpace, type SpaceUse } from "./space.ts";
@@ -44,7 +46,6 @@ import {
   syncTree,
   type TablespaceChoice,
   type TargetPlan,
-  warnOfRoot,
 } from "./target.ts";
 import { PG_CONTROL_UNTIL_COMPLETE, placeFile, RestoredFiles, unpackPart } from "./unpack.ts";
 
@@ -127,7 +128,7 @@ export async function planFetch(backup: Backup, target: string, context: BackupF
     ? planResumedTarget(target, backup.tablespaces, { choice: tablespaces, identity: interrupted.identity })
     : await planTarget(target, backup.tablespaces, tablespaces);
   await checkWritable(plan);
-  await warnOfRoot(plan, log);
+  await warnOfRoot([plan.target, ...plan.tablespaces.map(({ place }) => place)], log);
   const found = interrupted && manifest ? await examine(plan, manifest, context) : NOTHING_FOUND;
   const space = await checkSpace(plan, { totalBytes: backup.uncompressedBytes, files: manifest?.files, found, log });
   const needed = interrupted ? await partsToRead(parts, interrupted, found, target) : parts;

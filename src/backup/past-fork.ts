@@ -12,33 +12,26 @@ import type { WalArchive } from "../repository/wal-archive.ts";
 import { pathTo, segmentOnPath, segmentsInstead } from "./recovery-path.ts";
 import { type Reading, reachLsn, readHistoryText } from "./recovery-reach.ts";
 
-/** The same is said otherwise to each. */
-interface Hints {
-  readonly wait: string;
-  readonly stay: (timeline: number) => string;
-}
+type Hint = (fork: PastFork & { readonly timeline: number }) => string;
 
-const OF_RESTORE: Hints = {
-  wait: "Nothing was written. Wait until the segment is archived",
-  stay: (timeline) => `say --timeline ${timeline}`,
-};
-const OF_WAL_FETCH: Hints = {
-  wait: "Start again when the segment is archived",
-  stay: (timeline) => `set recovery_target_timeline = '${timeline}'`,
-};
+const OF_RESTORE: Hint = ({ timeline, instead }) =>
+  `Nothing was written. Wait until the segment is archived: SELECT pg_switch_wal() on the server of timeline ${timeline} ends it. To recover what timeline ${instead.timeline} had, say --timeline ${instead.timeline}.`;
+/** Which does not know the target. */
+const OF_WAL_FETCH: Hint = ({ timeline, instead, left }) =>
+  `If the recovery target is before LSN ${formatLsn(left)}, or timeline ${timeline} was a trial, set recovery_target_timeline = '${instead.timeline}'. Otherwise start again when the segment is archived: SELECT pg_switch_wal() on the server of timeline ${timeline} ends it.`;
 
 /**
  * @param missing  number of the segment behind the last that is archived on the path
  * @throws IntegrityError  both are named
  */
-export async function refusePastFork(missing: bigint, reading: Reading, hints = OF_RESTORE): Promise<void> {
+export async function refusePastFork(missing: bigint, reading: Reading, hint = OF_RESTORE): Promise<void> {
   const found = await findPastFork(missing, reading);
   if (found === undefined) return;
   const { instead, left } = found;
   const { name, timeline } = segmentOnPath(reading.path, missing, reading.segmentSize);
   throw new IntegrityError(`"${name}" is not archived yet, and recovery would take "${instead.name}" for it`, {
     detail: `Timeline ${instead.timeline} was left at LSN ${formatLsn(left)} on the way to timeline ${timeline}, and recovery would replay what it had after that.`,
-    hint: `${hints.wait}: SELECT pg_switch_wal() on the server of timeline ${timeline} ends it. To recover what timeline ${instead.timeline} had, ${hints.stay(instead.timeline)}.`,
+    hint: hint({ ...found, timeline }),
   });
 }
 

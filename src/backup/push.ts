@@ -41,7 +41,7 @@ import {
 } from "./pack.ts";
 import { PageVerification, pageFactsOf } from "./page-verification.ts";
 import { type PushedBackup, publishBackup } from "./publish.ts";
-import { notByWalB, type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
+import { inOtherFormat, type WaitForWalContext, waitForWal } from "./wait-for-wal.ts";
 
 export interface BackupPushContext {
   readonly store: ObjectStore;
@@ -83,7 +83,9 @@ export async function pushBackup(
   const startedAt = now();
   await using session = await startSession(connection, dataDirectory, context);
   const signal = AbortSignal.any([context.signal, session.lost]);
-  session.lost.addEventListener("abort", () => context.giveUp(session.lost.reason), { once: true });
+  const onLost = () => context.giveUp(session.lost.reason);
+  if (session.lost.aborted) onLost();
+  else session.lost.addEventListener("abort", onLost, { once: true });
   const tablespaces = await readTablespaceLinks(dataDirectory);
   const wait = waitContext(connection, session, { ...context, dataDirectory, signal });
   await waitForWalBefore(session, connection, wait);
@@ -145,7 +147,7 @@ async function startSession(
   const server = await readServerFacts(connection);
   await checkArchiving(connection, server);
   await checkDataDirectory(dataDirectory, server);
-  // wal-push asks too, but a standby has no archive_command, and who archives nothing here finds all names taken.
+  // wal-push asks too; but a standby may have none, and where it is refused, all names that the backup needs may be taken already.
   await checkCluster(server.systemIdentifier);
   log.info("waiting for the server's checkpoint");
   const session = await startBackupSession({ connection, label, checkpoint: "fast", log });
@@ -210,12 +212,11 @@ async function waitForWalBefore(
 }
 
 async function archivesElsewhere(segment: WalSegment, { archive }: WaitForWalContext): Promise<PostgresError> {
-  const unsupported = await archive.unsupportedForm(segment);
-  if (unsupported !== undefined) return notByWalB(unsupported);
-  return new PostgresError("the server archives WAL, but not to this repository", {
+  const elsewhere = new PostgresError("the server archives WAL, but not to this repository", {
     detail: `The server says that it has archived "${segment.name}"; there is no ${archive.urlOf(segment.name)}.`,
     hint: "Compare the prefix in archive_command with the one used here.",
   });
+  return (await inOtherFormat(segment, archive)) ?? elsewhere;
 }
 
 /** The labels as the server returned them, byte for byte; WAL-G's names for them have no slash. */

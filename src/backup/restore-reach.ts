@@ -79,7 +79,7 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
       if (unsupported && role === "primary") throw unsupported;
       if (gap !== undefined && role === "primary") throw gapFailure(gap, check);
       // Also of a standby: it would never come to the timeline that it is to follow.
-      await refusePastFork(run.last + 1n, reading);
+      await refusePastForkBehind(run, check);
       if (unsupported) warnOf(unsupported, reading);
       else if (gap !== undefined) warnOfGap(gap, check);
       return run.last;
@@ -89,7 +89,7 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
       if (located !== undefined && located / size > run.last)
         throw (await unsupportedNext()) ?? gapFailure(gap ?? run.last + 1n, check);
       if (located !== undefined) return located / size;
-      await refusePastFork(run.last + 1n, reading);
+      await refusePastForkBehind(run, check);
       return run.last;
     case "lsn":
     case "time": {
@@ -108,11 +108,17 @@ export async function checkReach(check: ReachCheck): Promise<bigint> {
           detail: reach.why,
           hint: "If it does not, the server says so at the end of recovery, and does not start.",
         });
-        await refusePastFork(run.last + 1n, reading);
+        await refusePastForkBehind(run, check);
       }
       return target.kind === "lsn" ? target.lsn / size : run.last;
     }
   }
+}
+
+/** What the backup holds itself, PostgreSQL takes from pg_wal before it looks for another timeline's. */
+async function refusePastForkBehind({ last }: Run, { backup, reading }: ReachCheck): Promise<void> {
+  const isHeld = backup.walB?.holdsWal === true && last < backup.stopLsn / BigInt(backup.segmentSize);
+  if (!isHeld) await refusePastFork(last + 1n, reading);
 }
 
 function gapFailure(missing: bigint, { backup, request, runs, reading }: ReachCheck): IntegrityError {

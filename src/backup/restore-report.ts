@@ -38,9 +38,9 @@ function describeWal({ first, last, segments }: RestorePlan["wal"]): string {
   return `${first.name} to ${last.name}: ${segments} ${segments === 1 ? "segment" : "segments"}, all archived`;
 }
 
-function actionOf({ target, signalFile }: RestorePlan, action: string): string {
+function actionOf({ target, signalFile, isThere }: RestorePlan, action: string): string {
   if (signalFile === "standby.signal") return ", as a standby";
-  return target.kind === "latest" ? "; then it is an ordinary server" : `; then ${action}`;
+  return isThere || target.kind === "latest" ? "; then it is an ordinary server" : `; then ${action}`;
 }
 
 export function formatPlanJson(plan: RestorePlan): string {
@@ -92,12 +92,16 @@ export function formatNextSteps(plan: RestorePlan, { action }: Pick<RestoreReque
   return `${lines.join("\n")}\n`;
 }
 
-type End = "latest" | "standby" | "pause" | "promote" | "shutdown";
+type End = "there" | "latest" | "standby" | "pause" | "promote" | "shutdown";
 
-const afterwards = ({ target, signalFile }: RestorePlan, action: RestoreRequest["action"]): End =>
-  signalFile === "standby.signal" ? "standby" : target.kind === "latest" ? "latest" : action;
+function afterwards({ target, signalFile, isThere }: RestorePlan, action: RestoreRequest["action"]): End {
+  if (signalFile === "standby.signal") return "standby";
+  if (isThere) return "there";
+  return target.kind === "latest" ? "latest" : action;
+}
 
 const AFTERWARDS: Readonly<Record<End, string>> = {
+  there: 'The log shows "archive recovery complete" at once: there is nothing to replay, and it does not pause.',
   latest: 'The log shows "archive recovery complete" when it has replayed all that is archived.',
   standby:
     'The log shows "consistent recovery state reached". It goes on to ask the archive; set primary_conninfo to stream.',

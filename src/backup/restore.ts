@@ -32,6 +32,8 @@ export interface RestorePlan {
   readonly fetch: FetchPlan;
   readonly settings: ConfSettings;
   readonly signalFile: SignalFile;
+  /** The backup is at its target as it is: nothing is replayed, and no target is set. */
+  readonly isThere: boolean;
 }
 
 /** From 12 on, recovery is told by settings and signal files; before, by recovery.conf. */
@@ -63,6 +65,7 @@ export async function planRestore(
   const last = await checkReach({ backup, run, runs, located: way.located, request, reading });
 
   const fetch = await planFetch(backup, directory, context);
+  const isThere = request.target.kind === "immediate" && hasNothingToReplay(backup, run);
   return {
     backup,
     because,
@@ -76,7 +79,8 @@ export async function planRestore(
     run: { first: run.first, last: last < run.last ? last + 1n : last },
     reading,
     fetch,
-    settings: settingsOf(request, way, hasNothingToReplay(backup, run)),
+    settings: settingsOf(isThere ? asItIs(request) : request, way),
+    isThere,
     signalFile: request.role === "standby" ? "standby.signal" : "recovery.signal",
   };
 }
@@ -106,13 +110,18 @@ function checkVersion({ name, pgVersion }: Backup): void {
 const hasNothingToReplay = ({ walB, startLsn, stopLsn }: Backup, { first, last }: Run) =>
   walB?.holdsWal === true && startLsn === stopLsn && last < first;
 
-function settingsOf(
-  { target, action, role, timeline, restoreCommand }: RestoreRequest,
-  way: Way,
-  isThereAlready: boolean,
-): ConfSettings {
-  // PostgreSQL sees at a record that it is consistent; without one it ends with "recovery ended before configured recovery target".
-  const setting = isThereAlready && target.kind === "immediate" ? undefined : targetSetting(target);
+/**
+ * PostgreSQL sees at a record that it has come to "immediate"; without one it ends with "recovery ended before configured recovery
+ * target was reached". Without that target it must not replay what is archived by the time it is started, and gets histories alone.
+ */
+const asItIs = (request: RestoreRequest): RestoreRequest => ({
+  ...request,
+  target: { kind: "latest" },
+  restoreCommand: `case "%f" in *.history) ${request.restoreCommand} ;; *) exit 74 ;; esac`,
+});
+
+function settingsOf({ target, action, role, timeline, restoreCommand }: RestoreRequest, way: Way): ConfSettings {
+  const setting = targetSetting(target);
   return [
     ["restore_command", restoreCommand],
     ...(setting ? [setting, ["recovery_target_action", action] as const] : []),

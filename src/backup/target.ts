@@ -10,9 +10,8 @@ import { DestinationError, systemCodeOf, UsageError } from "../errors.ts";
 import { isProcessRunning, readPostmasterPid } from "../postgres/postmaster-pid.ts";
 import type { Tablespace } from "../repository/sentinel.ts";
 import { destinationError, madeDurable, syncDirectory } from "../system/atomic-file.ts";
-import type { Log } from "../system/log.ts";
 import { forEachAtOnce } from "../system/pool.ts";
-import { makeDirectories, type Owner, ownerOf } from "./owner.ts";
+import { makeDirectories, type Owner, ownerOf, refuseOfOthers } from "./owner.ts";
 import { type InterruptedRestore, MARKER, MARKER_DIRECTORY, readInterruptedRestore } from "./restore-marker.ts";
 
 /** Where the content of tablespaces goes. */
@@ -120,28 +119,6 @@ export async function checkWritable({ target, tablespaces }: TargetPlan): Promis
     }
   }
   for (const directory of [target, join(target, "pg_tblspc")]) await refuseOfOthers(directory);
-}
-
-/** The mode of these is set, which only the owner may; and a server starts on nothing that is another account's (checkDataDir in miscinit.c). */
-async function refuseOfOthers(directory: string): Promise<void> {
-  const account = process.geteuid?.();
-  const owner = (await stat(directory).catch(() => undefined))?.uid;
-  if (account === undefined || account === 0 || owner === undefined || owner === account) return;
-  throw new DestinationError(`"${directory}" belongs to another account`, {
-    detail: `Its owner is account ${owner}, and this one is ${account}. Only the owner can set its mode, and PostgreSQL does not start on another account's directory.`,
-    hint: `Run "chown ${account} '${directory}'" as root, or this command as the account that is to run the server.`,
-  });
-}
-
-/** root restores for the owner of the directory. Where that is root itself, nobody can start a server on it. */
-export async function warnOfRoot({ target, tablespaces }: TargetPlan, log: Log): Promise<void> {
-  if (process.geteuid?.() !== 0 || (await ownerOf(target)) !== undefined) return;
-  const places = [target, ...tablespaces.map(({ place }) => place)].map((place) => `'${place}'`).join(" ");
-  log.warning(`what is restored into "${target}" will belong to root`, {
-    detail:
-      "So does that directory, or the one that it is made in. PostgreSQL does not run as root, and does not start on another account's directory.",
-    hint: `Before the server is started, run "chown -R postgres: ${places}", with the account of the server.`,
-  });
 }
 
 /** The directory, or the nearest one around it that is there. */

@@ -28,7 +28,7 @@ const TELL_EVERY_MS = 15_000;
 const LONGEST_ANSWER_MS = 5_000;
 
 /** The first of the segments that are needed which is not in the archive, or of which the server says that it waits. */
-interface Awaited {
+interface Outstanding {
   readonly segment: WalSegment;
   readonly isInArchive: boolean;
 }
@@ -79,7 +79,7 @@ async function firstAwaited(
   from: WalSegment,
   last: WalSegment,
   { segmentSize, archive, archiving }: WaitForWalContext,
-): Promise<Awaited | undefined> {
+): Promise<Outstanding | undefined> {
   let listed: { readonly prefix: string; readonly names: ReadonlySet<string> } | undefined;
   for (const segment of segmentsBetween(from, last, segmentSize)) {
     const prefix = segment.name.slice(0, 16);
@@ -98,10 +98,10 @@ async function namesIn(archive: WalArchive, prefix: string): Promise<ReadonlySet
   return names;
 }
 
-async function notArchived({ segment, isInArchive }: Awaited, context: WaitForWalContext): Promise<PostgresError> {
+async function notArchived({ segment, isInArchive }: Outstanding, context: WaitForWalContext): Promise<PostgresError> {
   const { archive, archiver, timeoutMs } = context;
-  const unsupported = isInArchive ? undefined : await archive.unsupportedForm(segment);
-  if (unsupported !== undefined) return notByWalB(unsupported);
+  const unsupported = isInArchive ? undefined : await inOtherFormat(segment, archive);
+  if (unsupported) return unsupported;
   const url = archive.urlOf(segment.name);
   const why = isInArchive
     ? `There is ${url}, but the server still waits to archive it: it may be of another server, such as a copy of this one.`
@@ -112,8 +112,10 @@ async function notArchived({ segment, isInArchive }: Awaited, context: WaitForWa
   });
 }
 
-/** @param form  what the archive says of the segment */
-export function notByWalB(form: string): PostgresError {
+/** @returns the failure, where the segment is there, but in a format that no restore could read */
+export async function inOtherFormat(segment: WalSegment, archive: WalArchive): Promise<PostgresError | undefined> {
+  const form = await archive.unsupportedForm(segment);
+  if (form === undefined) return undefined;
   return new PostgresError("the server archives WAL in a format that is not supported", {
     detail: `${form} A restore could not read it.`,
     hint: "Set archive_command to 'wal-b wal-push %p', and take the backup then.",

@@ -34,7 +34,7 @@ export interface Command {
   readonly examples: readonly (readonly [command: string, what: string])[];
   /** Started by wal-b itself, and in no help. */
   readonly isInternal?: true;
-  /** Runs for hours, which are lost when it gives up: settings have their initial values for that. */
+  /** Giving up would cost hours of work: some settings have another initial value then (`initialOfLong`). */
   readonly isLong?: true;
   run(words: Words, context: CommandContext): Promise<void>;
 }

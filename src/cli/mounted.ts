@@ -1,7 +1,7 @@
 /**
- * Whether a repository is the one that is meant: a mount point at which nothing is mounted is a directory too, in which every file
- * is missing, and in which archived WAL would be lost from sight once the file system is mounted again. Under a prefix that is
- * misspelt, a bucket has no file either.
+ * Whether a repository is the one that is meant, and not a mount point at which nothing is mounted, or a prefix that is misspelt.
+ *
+ * In either every file is missing. What is archived at a mount point is lost from sight once the file system is mounted again.
  */
 import { lstat, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";

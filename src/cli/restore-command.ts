@@ -27,11 +27,12 @@ const FOR_THIS_RUN = /^--(verbose|terse|log-format)(=|$)/;
 export function restoreCommandOf(source: RestoreCommandSource): RestoreCommand {
   const { program, settings, env, workingDirectory } = source;
   const flags = source.globalFlags.filter((flag) => !FOR_THIS_RUN.test(flag));
-  const envdir = flags.find((flag) => flag.startsWith("--envdir="))?.slice("--envdir=".length);
-  const inEnvdir = envdir === undefined ? {} : readEnvdir(lastingPath(workingDirectory, envdir)).variables;
+  const given = flags.find((flag) => flag.startsWith("--envdir="))?.slice("--envdir=".length);
+  const envdir = given === undefined ? undefined : lastingPath(workingDirectory, given);
+  const inEnvdir = envdir === undefined ? {} : readEnvdir(envdir).variables;
   const words = [
     program,
-    ...(envdir === undefined ? [] : ["--envdir", lastingPath(workingDirectory, envdir)]),
+    ...(envdir === undefined ? [] : ["--envdir", envdir]),
     ...flags.filter((flag) => !flag.startsWith("--envdir=")),
     ...prefixFlags(settings, flags, inEnvdir),
   ];

@@ -1,5 +1,6 @@
 /** restore_command = 'wal-b wal-fetch %f %p' */
-import { resolve } from "node:path";
+import { existsSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { Failure, NotFoundError } from "../errors.ts";
 import { dataDirectoryOf, readPgControl, systemIdentifierBeside } from "../postgres/pg-control.ts";
 import { parseWalFile } from "../postgres/wal-segment.ts";
@@ -71,19 +72,26 @@ interface Absence {
 /**
  * Loaded where it is needed: a hit, for which recovery waits, comes without. Of a bucket only recovery asks more, which would end; a
  * standby asks for the same file again and again.
+ *
+ * @throws StorageError, AccessError  it is not proved
+ * @throws IntegrityError             PostgreSQL would take another timeline's segment for it
  */
 async function checkProvesAbsence(context: CommandContext, absence: Absence): Promise<void> {
   const [{ checkNotEmpty }, { parsePrefix }] = await Promise.all([import("./mounted.ts"), import("./prefix.ts")]);
   const { state, repository } = absence;
   const prefix = parsePrefix(context.settings);
   if (prefix.kind === "directory" || state === "recovery") await checkNotEmpty(repository.store, prefix);
-  if (state === "recovery") await checkEndsThere(context, absence);
+  if (state === "recovery") await checkNotPastFork(context, absence);
 }
 
-/** What is absent of a timeline that has just begun, PostgreSQL takes from the one that was left. */
-async function checkEndsThere({ log, signal }: CommandContext, { name, destination, repository }: Absence) {
+/** @throws IntegrityError  PostgreSQL would take the segment of the timeline that was left */
+async function checkNotPastFork(
+  { log, signal }: CommandContext,
+  { name, destination, repository }: Absence,
+): Promise<void> {
   const segment = parseWalFile(name);
-  if (segment?.kind !== "segment") return;
+  // What pg_wal itself has, PostgreSQL takes before it looks for another timeline's.
+  if (segment?.kind !== "segment" || existsSync(join(dirname(destination), name))) return;
   const { refuseForkBehind } = await import("../backup/past-fork.ts");
   // Of no data directory, or of a release that is not known, nobody can tell.
   const control = await readPgControl(dataDirectoryOf(destination)).catch((error: unknown) => {

@@ -331,11 +331,14 @@ export function variablesOf(name: SettingName): readonly string[] {
 }
 
 /** How the initial value is written; undefined when there is none. */
-export function initialTextOf(name: SettingName, { isLong = false }: CommandLength = {}): string | undefined {
+export function initialTextOf(name: SettingName, length: CommandLength = {}): string | undefined {
   const row: Row<unknown> = SETTINGS[name];
-  const initial = (isLong ? row.initialOfLong : undefined) ?? row.initial;
+  const initial = initialOf(row, length);
   return initial === undefined ? undefined : row.show(initial);
 }
+
+const initialOf = (row: Row<unknown>, { isLong = false }: CommandLength) =>
+  (isLong ? row.initialOfLong : undefined) ?? row.initial;
 
 export const SETTING_NAMES = Object.keys(SETTINGS) as readonly SettingName[];
 
@@ -359,7 +362,7 @@ for (const name of SETTING_NAMES) {
 export function loadSettings(
   flags: Partial<Record<SettingName, string>>,
   env: Environment,
-  { isLong = false }: CommandLength = {},
+  length: CommandLength = {},
 ): Settings {
   const inEnvironment = settingsIn(env);
   const settings: Partial<Record<SettingName, unknown>> = {};
@@ -367,8 +370,7 @@ export function loadSettings(
     const row: Row<unknown> = SETTINGS[name];
     const isGiven = flags[name] !== undefined || inEnvironment.has(name);
     const given = isGiven ? whereGiven(name, flags, env) : undefined;
-    const initial = (isLong ? row.initialOfLong : undefined) ?? row.initial;
-    settings[name] = given === undefined ? initial : parsed(row, given);
+    settings[name] = given === undefined ? initialOf(row, length) : parsed(row, given);
   }
   return Object.freeze(settings) as Settings;
 }

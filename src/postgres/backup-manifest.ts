@@ -2,17 +2,14 @@
  * PostgreSQL's backup_manifest: size and checksum of every file of a base backup, as pg_verifybackup reads it.
  * Source: manual, "Backup Manifest Format"; basebackup's backup_manifest.c.
  */
-import { IntegrityError, PostgresError, reasonOf } from "../errors.ts";
-import { formatBytes } from "../system/quantity.ts";
+import { IntegrityError, reasonOf } from "../errors.ts";
+import { FileListLimit } from "./file-list-limit.ts";
 import { formatLsn, type Lsn } from "./lsn.ts";
 
 export const BACKUP_MANIFEST = "backup_manifest";
 
 /** A restore reads no more, so no more is written. */
 export const MAX_MANIFEST_BYTES = 2 ** 30;
-
-/** At least what stands around the files in a list of them. */
-export const AROUND_FILES_BYTES = 1024;
 
 export interface ManifestFile {
   /** Relative to the data directory: "base/1/1259", "pg_tblspc/16388/PG_18_202506291/5/16390". */
@@ -31,21 +28,13 @@ export interface WalRange {
 
 const SEPARATOR = ",\n";
 
-/** @param list  of all files, which would become too long */
-export const tooManyFiles = (list: string, maxBytes: number): PostgresError =>
-  new PostgresError("the cluster has too many files for a backup", {
-    detail: `${list}, the list of them, would have more than ${formatBytes(maxBytes)}, and a restore reads no more.`,
-    hint: "Each table, index and partition has files of its own: drop what is not needed, or give databases a cluster of their own.",
-  });
-
 /** Files are added as they are read; what is kept of each is its line of text. */
 export class BackupManifestWriter {
   readonly #lines: string[] = [];
-  readonly #maxBytes: number;
-  #bytes = AROUND_FILES_BYTES;
+  readonly #limit: FileListLimit;
 
   constructor(maxBytes = MAX_MANIFEST_BYTES) {
-    this.#maxBytes = maxBytes;
+    this.#limit = new FileListLimit(BACKUP_MANIFEST, maxBytes);
   }
 
   /** @throws PostgresError  no restore would read what it became */
@@ -53,8 +42,7 @@ export class BackupManifestWriter {
     // The form of times is that of pg_strftime "%Y-%m-%d %H:%M:%S %Z" in GMT.
     const time = `${modifiedAt.toISOString().slice(0, 19).replace("T", " ")} GMT`;
     const line = `{ "Path": ${JSON.stringify(path)}, "Size": ${sizeBytes}, "Last-Modified": "${time}", "Checksum-Algorithm": "SHA256", "Checksum": "${sha256}" }`;
-    this.#bytes += Buffer.byteLength(line) + SEPARATOR.length;
-    if (this.#bytes > this.#maxBytes) throw tooManyFiles(BACKUP_MANIFEST, this.#maxBytes);
+    this.#limit.take(line, SEPARATOR);
     this.#lines.push(line);
   }
 

@@ -10,7 +10,7 @@
  * somebody moved to another disk; the restored copy does not need the other disk.
  */
 import { lstat, readdir, readlink, realpath, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { SourceMissingError } from "../errors.ts";
 import type { Log } from "../system/log.ts";
 import { isEmptiedDirectory, namesToBackUp } from "./backup-exclusions.ts";
@@ -97,8 +97,7 @@ class Walk {
     for await (const found of this.#children(place)) {
       const { stats, path } = found;
       if (stats.isFile()) yield fileEntry(found);
-      else if (stats.isDirectory())
-        yield* this.#folder(found, join(place.realPath, path.slice(path.lastIndexOf("/") + 1)));
+      else if (stats.isDirectory()) yield* this.#folder(found, join(place.realPath, basename(path)));
       else if (stats.isSymbolicLink()) yield* this.#link(found, place);
       else this.#options.log.warning(`"${path}" is a special file and is not backed up`);
     }
@@ -181,7 +180,8 @@ class Walk {
       if (found?.stats.isDirectory()) return found;
       if ((await ifThere(tablespace.absolutePath, (path) => lstat(path))) === undefined) return undefined;
     }
-    throw new SourceMissingError(`there is no directory "${versionDirectory}" of tablespace ${nameOf(tablespace)}`, {
+    const oid = basename(tablespace.path);
+    throw new SourceMissingError(`there is no directory "${versionDirectory}" of tablespace ${oid}`, {
       detail: `"${tablespace.absolutePath}" leads to "${tablespace.realPath}".`,
       hint: "Check that its file system is mounted.",
     });
@@ -203,8 +203,6 @@ class Walk {
 
 /** Of a directory whose link goes next. */
 const [DROPPED_WITHIN_MS, LOOK_EVERY_MS] = [2_000, 100];
-
-const nameOf = ({ path }: Pick<Found, "path">) => path.slice(path.lastIndexOf("/") + 1);
 
 const TABLESPACE = /^pg_tblspc\/(\d+)$/;
 

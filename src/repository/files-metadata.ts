@@ -4,7 +4,7 @@
  * WAL-G restores only files that are listed here, by exactly the names that stand in the tar archives.
  */
 import { IntegrityError } from "../errors.ts";
-import { AROUND_FILES_BYTES, tooManyFiles } from "../postgres/backup-manifest.ts";
+import { FileListLimit } from "../postgres/file-list-limit.ts";
 import { JsonFields } from "./json.ts";
 
 /** A restore reads no more, so no more is written. */
@@ -27,11 +27,10 @@ export interface PackedFile {
 export class FilesMetadataWriter {
   readonly #files: string[] = [];
   readonly #sets: string[] = [];
-  readonly #maxBytes: number;
-  #bytes = AROUND_FILES_BYTES;
+  readonly #limit: FileListLimit;
 
   constructor(maxBytes = MAX_FILES_METADATA_BYTES) {
-    this.#maxBytes = maxBytes;
+    this.#limit = new FileListLimit("files_metadata.json", maxBytes);
   }
 
   /** @throws PostgresError  no restore would read what it became */
@@ -51,8 +50,7 @@ export class FilesMetadataWriter {
   }
 
   #keep(text: string, list: string[]): void {
-    this.#bytes += Buffer.byteLength(text) + ",".length;
-    if (this.#bytes > this.#maxBytes) throw tooManyFiles("files_metadata.json", this.#maxBytes);
+    this.#limit.take(text, ",");
     list.push(text);
   }
 

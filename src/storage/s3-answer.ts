@@ -126,7 +126,7 @@ const UNTIL_DEADLINE = { retry: "until-deadline" } as const;
 const NEVER = { retry: "never" } as const;
 
 /** @param hadCredentials  what gives credentials has given some to this process before */
-export function verdictOf(error: unknown, hadCredentials = false): Verdict {
+export function verdictOf(error: unknown, { hadCredentials = false } = {}): Verdict {
   if (error instanceof Failure) return NEVER;
   if (error instanceof BadAnswerError) return UNTIL_DEADLINE;
   // What gave credentials before is there, and will be again: a container's or a machine's endpoint that renews them has an outage.

@@ -135,10 +135,12 @@ export class S3Bucket {
    */
   async attempt<Answer>(work: () => Promise<Answer>): Promise<Answer> {
     const send = () => this.#withChecksum(work);
-    const provider = this.client.config.credentials as (options?: { forceRefresh: boolean }) => Promise<Identity>;
-    const signedWith = await provider().catch((error: unknown) => {
-      throw asCredentialsError(error);
-    });
+    const ask = this.client.config.credentials as (options?: { forceRefresh: boolean }) => Promise<Identity>;
+    const provider = (options?: { forceRefresh: boolean }) =>
+      ask(options).catch((error: unknown) => {
+        throw asCredentialsError(error);
+      });
+    const signedWith = await provider();
     this.#hadCredentials = true;
     try {
       return await send();
@@ -175,7 +177,7 @@ export class S3Bucket {
       now,
       random,
       delay,
-      verdictOf: (error) => verdictOf(error, this.#hadCredentials),
+      verdictOf: (error) => verdictOf(error, { hadCredentials: this.#hadCredentials }),
       onRetry: (error: unknown, waitMs: number, failingForMs: number) => {
         const { status, code } = answerOf(error);
         this.log.debug(

@@ -29,10 +29,7 @@ export interface S3WriteOptions {
   readonly conditionalWrites?: "require" | "emulate" | "look first" | undefined;
 }
 
-type Creation = (
-  condition: { IfNoneMatch?: string },
-  abort: { abortSignal: AbortSignal },
-) => Promise<{ readonly ETag?: string | undefined }>;
+type Creation = (condition: { IfNoneMatch?: string }, abort: Abort) => Promise<{ readonly ETag?: string | undefined }>;
 
 interface Creating {
   readonly key: ObjectKey;
@@ -80,7 +77,7 @@ export class S3Writer {
         // An upload whose name never arrives cannot be aborted, so a stop waits a moment for this answer.
         using stop = delayedStop(bucket.signal, CLEANUP_MS);
         let answerIsLost = false;
-        const begin = async (abort: { abortSignal: AbortSignal }) => {
+        const begin = async (abort: Abort) => {
           const request = new CreateMultipartUploadCommand(this.#object(key, metadata, writeId));
           const { UploadId } = await bucket.client.send(request, abort).catch((error: unknown) => {
             answerIsLost ||= answerOf(error).status === undefined;
@@ -208,12 +205,7 @@ export async function abortUpload(bucket: S3Bucket, key: ObjectKey, uploadId: st
   await bucket.ask(action, send, { permissionHint: UPLOAD_PERMISSIONS });
 }
 
-async function sendAbort(
-  bucket: S3Bucket,
-  key: ObjectKey,
-  UploadId: string,
-  abort: { abortSignal: AbortSignal },
-): Promise<void> {
+async function sendAbort(bucket: S3Bucket, key: ObjectKey, UploadId: string, abort: Abort): Promise<void> {
   const upload = { ...bucket.addressOf(key), UploadId };
   try {
     const { $metadata } = await bucket.client.send(new AbortMultipartUploadCommand(upload), abort);

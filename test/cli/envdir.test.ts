@@ -174,10 +174,16 @@ describe("as WAL-E", () => {
     const words = ["--terse", "wal-push", `pg_wal/${A}`];
     expect(await site.walb(words)).toMatchObject({ exitCode: 0, stdout: "", stderr: "" });
     await site.segment(A, { fill: 9 });
-    expect(await site.walb(["--terse", "wal-fetch", C, "absent"])).toMatchObject({ exitCode: 74, stderr: "" });
     const refused = await site.walb(words);
     expect(refused.exitCode).toBe(65);
     expect(refused.stderr).toStartWith(`wal-b: ERROR: "${A}" is already archived with different content\n`);
+  });
+
+  test("--terse says nothing of a file that is absent", async () => {
+    await using site = await Site.create();
+    await site.segment(A);
+    expect(await site.walb(["wal-push", `pg_wal/${A}`])).toMatchObject({ exitCode: 0 });
+    expect(await site.walb(["--terse", "wal-fetch", C, "absent"])).toMatchObject({ exitCode: 74, stderr: "" });
   });
 
   test.each(["WALB", "WALG", "WALE"])("%s_LOG_FORMAT is that of the last message, too", async (prefix) => {

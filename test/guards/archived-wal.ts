@@ -175,7 +175,7 @@ export const WAL_GUARDS: readonly Guard[] = [
     {
       guards: "recovery does not go past a fork because the new timeline's segment is not archived yet",
       file: "cli/wal-fetch.ts",
-      search: '  if (state === "recovery") await checkEndsThere(context, absence);\n',
+      search: '  if (state === "recovery") await checkNotPastFork(context, absence);\n',
       replacement: "",
       test: "test/integration/restore-just-after-a-failover.test.ts",
       fails: "wal-fetch stops a recovery that was set up by hand, and lets one go on that stays on purpose",

@@ -16,6 +16,7 @@ import {
   verifyBackup,
 } from "../support/backups.ts";
 import { type PostgresServer, startPostgres, startPostgresOn } from "../support/postgres-server.ts";
+import { untilPromoted } from "../support/prefetching.ts";
 import { runWalb } from "../support/walb.ts";
 
 const OFFLINE = ["--while-offline"];
@@ -78,16 +79,21 @@ test.each([12, 18])(
       const args = ["restore", directory, "--to", "immediate", "--action", "promote"];
       const { exitCode, stderr } = await runWalb(args, { as: server, env: own.env });
       expect(exitCode, stderr).toBe(0);
+      return directory;
+    };
+    const recoveredFrom = async (directory: string) => {
       await using recovered = await startPostgresOn(directory, { env: own.env, settings: { archive_mode: "off" } });
-      await recovered.waitFor(async () => (await recovered.psql("SELECT pg_is_in_recovery()")) === "f");
+      await untilPromoted(recovered);
       return await contentOf(recovered);
     };
-    expect(await restored("alone")).toEqual(atTheStop);
+    expect(await recoveredFrom(await restored("alone"))).toEqual(atTheStop);
+    const startedLater = await restored("started later");
 
     await server.start();
     await server.query("INSERT INTO rows SELECT generate_series(1001, 2000)");
     await archiveEverything(server, own);
-    expect(await restored("behind")).toEqual(atTheStop);
+    expect(await recoveredFrom(await restored("behind"))).toEqual(atTheStop);
+    expect(await recoveredFrom(startedLater)).toEqual(atTheStop);
   },
 );
 

@@ -280,7 +280,6 @@ describe.each([12, 18])("PostgreSQL %i, over a switch of timelines", (major) => 
   });
 });
 
-/** Eight segments that are ready. */
 async function anyS3() {
   const { server, stop } = await anyS3Server();
   return { server, [Symbol.asyncDispose]: stop };
