@@ -120,9 +120,9 @@ export const BACKUP_GUARDS: readonly Guard[] = [
     },
     {
       guards: "a backup of more files than a restore reads of is not listed",
-      file: "repository/files-metadata.ts",
-      search: "    if (this.#bytes > this.#maxBytes) throw",
-      replacement: "    if (false) throw",
+      file: "postgres/file-list-limit.ts",
+      search: "    if (this.#bytes <= this.#maxBytes) return;\n",
+      replacement: "    return;\n",
       test: "test/unit/repository/files-metadata.test.ts",
       fails: "FilesMetadataWriter refuses the file with which no restore would read it",
     },
