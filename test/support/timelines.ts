@@ -103,7 +103,9 @@ export function anyWorld(random: Random): World {
     ...withHistory.map(({ id }) => `${hex8(id)}.history`),
     ...backups.filter(() => random.once(2)).map(({ name }) => `${name.slice("base_".length)}.00000028.backup`),
   ];
-  const anySegment = () => random.pick(names.filter((name) => name.length === 24));
+  // There may be none: a backup that is not known may be of a time whose WAL is gone.
+  const segments = names.filter((name) => name.length === 24);
+  const anySegment = () => (segments.length === 0 ? `${hex8(1)}${hex8(0)}${hex8(1)}` : random.pick(segments));
   const others = random.once(6) ? [{ name: "a foreign one", startSegment: anySegment() }] : [];
   const unfinished = random.once(4) ? [{ name: "a running one", startSegment: anySegment() }] : [];
   // Each on any backup or the delta before it, by the name that WAL-G gives it; the last may still be running.
