@@ -30,8 +30,8 @@ const SAME_SIGNAL_MS = 1_000;
 // PostgreSQL expects 128 + signal from a command it interrupted. A plain 1 from restore_command would read as "end of
 // archive" (PostgreSQL, xlogarchive.c, RestoreArchivedFile).
 for (const [name, number] of Object.entries(STOPPED_BY)) {
-  // Whoever says nohup wants a backup to outlive the terminal.
-  if (name === "SIGHUP" && isIgnored(number)) continue;
+  // Whoever says nohup wants a backup to outlive the terminal. PostgreSQL says no such thing, and to find out takes 0.3 ms.
+  if (name === "SIGHUP" && !isOfServer() && isIgnored(number)) continue;
   const onSignal = () => {
     stop.abort(new InterruptedError(name, number));
     setTimeout(() => process.off(name, onSignal), SAME_SIGNAL_MS).unref();
@@ -70,6 +70,11 @@ async function run(): Promise<number> {
   } catch (error) {
     return fail(stop.signal.aborted ? stop.signal.reason : error);
   }
+}
+
+/** wal-push and wal-fetch, which a server starts for each segment, and wal-prefetch. */
+function isOfServer(): boolean {
+  return words.some((word) => word.startsWith("wal-"));
 }
 
 /** Whether the signal was ignored when this process was started. Linux says so in /proc. */

@@ -5,7 +5,6 @@
  * there → backup_manifest, for pg_verifybackup → fsync → pg_control gets its name. Until that last step a server refuses to
  * start on the directory.
  */
-
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import type { Zstd } from "../codec/zstd.ts";

@@ -4,6 +4,7 @@ import { chmod, mkdir, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ordinaryAccount } from "../support/account.ts";
 import { runProgram } from "../support/run-program.ts";
+import { scriptedS3Environment } from "../support/scripted-s3.ts";
 import { Site } from "../support/site.ts";
 import { MiB, walContent } from "../support/wal-content.ts";
 
@@ -363,13 +364,8 @@ describe("settings", () => {
     const config = await site.write("config", "[profile half]\nsso_session=none\nsso_account_id=1\nsso_role_name=r\n");
     const { stderr, ...result } = await site.walb(PUSH, {
       env: {
-        ...ELSEWHERE,
-        WALB_S3_PREFIX: "s3://bucket/path",
+        ...scriptedS3Environment("http://127.0.0.1:1"),
         WALB_RETRY_DEADLINE: "2s",
-        AWS_ENDPOINT_URL: "http://127.0.0.1:1",
-        AWS_REGION: "us-east-1",
-        AWS_ACCESS_KEY_ID: "key",
-        AWS_SECRET_ACCESS_KEY: "secret",
         AWS_CONFIG_FILE: config,
         ...env,
       },

@@ -7,7 +7,14 @@ import { chmod, mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ordinaryAccount } from "../support/account.ts";
 import { random } from "../support/random.ts";
-import { answer, EMPTY_LIST, type Script, s3Error, startScriptedS3 } from "../support/scripted-s3.ts";
+import {
+  answer,
+  EMPTY_LIST,
+  type Script,
+  s3Error,
+  scriptedS3Environment,
+  startScriptedS3,
+} from "../support/scripted-s3.ts";
 import { compressed, onSmallDisk, Site } from "../support/site.ts";
 import { historyContent, MiB, walContent } from "../support/wal-content.ts";
 import { controlFile } from "../unit/postgres/control-file.ts";
@@ -158,12 +165,7 @@ const CLASSES: readonly FailureClass[] = [
     code: 69,
     inRecovery: 200,
     env: {
-      WALB_FILE_PREFIX: undefined,
-      WALB_S3_PREFIX: "s3://bucket/path",
-      AWS_ENDPOINT_URL: "http://127.0.0.1:1",
-      AWS_REGION: "us-east-1",
-      AWS_ACCESS_KEY_ID: "key",
-      AWS_SECRET_ACCESS_KEY: "secret",
+      ...scriptedS3Environment("http://127.0.0.1:1"),
     },
   },
   {
@@ -238,14 +240,7 @@ describe.each(STATES)("with %s in the data directory", (state) => {
     await enter(site, state);
     await given?.(site);
     await using server = s3 && (await startScriptedS3(s3));
-    const s3Env = server && {
-      WALB_FILE_PREFIX: undefined,
-      WALB_S3_PREFIX: "s3://bucket/path",
-      AWS_ENDPOINT_URL: server.endpoint,
-      AWS_REGION: "us-east-1",
-      AWS_ACCESS_KEY_ID: "key",
-      AWS_SECRET_ACCESS_KEY: "secret",
-    };
+    const s3Env = server && scriptedS3Environment(server.endpoint);
     const before = await site.listing();
     const result = await site.walb(args, { env: { ...IMPATIENT, ...s3Env, ...env } });
     const expected = state === "recovery.signal" ? inRecovery : code;
@@ -261,15 +256,7 @@ describe.each(STATES)("with %s in the data directory", (state) => {
 test("in recovery, absence from a bucket costs a list that shows that the prefix is the right one; on a standby it does not", async () => {
   await using site = await Site.create();
   await using server = await startScriptedS3(bucketWith("elsewhere"));
-  const env = {
-    ...IMPATIENT,
-    WALB_FILE_PREFIX: undefined,
-    WALB_S3_PREFIX: "s3://bucket/path",
-    AWS_ENDPOINT_URL: server.endpoint,
-    AWS_REGION: "us-east-1",
-    AWS_ACCESS_KEY_ID: "key",
-    AWS_SECRET_ACCESS_KEY: "secret",
-  };
+  const env = { ...IMPATIENT, ...scriptedS3Environment(server.endpoint) };
   const asked = async () => {
     const before = server.requests.length;
     const result = await site.walb(FETCH_B, { env });

@@ -27,19 +27,14 @@ export async function withOwnMounts(
 export const inOwnNamespace = (kind: "mount" | "uts"): readonly string[] =>
   process.getuid?.() === 0 ? ["unshare", `--${kind}`] : ["unshare", `--${kind}`, "--map-root-user"];
 
-/** False, said once, where neither root nor a user namespace may have one: the tests that need it are then skipped, and counted. */
-export async function canEnter(kind: "mount" | "uts"): Promise<boolean> {
-  const { exitCode, stderr } = await runProgram([...inOwnNamespace(kind), "true"]);
-  if (exitCode !== 0) process.stderr.write(`not tested: what needs a namespace of its own: ${stderr}\n`);
-  return exitCode === 0;
-}
-
-/** False, said once, where neither root nor a user namespace may mount: the tests that need it are then skipped, and counted. */
-export async function canMount(): Promise<boolean> {
-  const tried = await withOwnMounts("mount -t tmpfs tmpfs /mnt", {}).catch((error: unknown) => ({
+/** False, said once, where neither root nor a user namespace may: the tests that need it are then skipped, and counted. */
+export async function canEnter(kind: "mount" | "uts", script = ":"): Promise<boolean> {
+  const tried = await runProgram([...inOwnNamespace(kind), "/bin/bash", "-c", script]).catch((error: unknown) => ({
     exitCode: 1,
     stderr: String(error),
   }));
-  if (tried.exitCode !== 0) process.stderr.write(`not tested: what needs a file system of its own: ${tried.stderr}\n`);
+  if (tried.exitCode !== 0) process.stderr.write(`not tested: what needs a namespace of its own: ${tried.stderr}\n`);
   return tried.exitCode === 0;
 }
+
+export const canMount = (): Promise<boolean> => canEnter("mount", "mount -t tmpfs tmpfs /mnt");

@@ -21,6 +21,16 @@ export interface ScriptedS3 extends AsyncDisposable {
   readonly requests: readonly ScriptedRequest[];
 }
 
+/** In place of a repository in a directory. */
+export const scriptedS3Environment = (endpoint: string) => ({
+  WALB_FILE_PREFIX: undefined,
+  WALB_S3_PREFIX: "s3://bucket/path",
+  AWS_ENDPOINT_URL: endpoint,
+  AWS_REGION: "us-east-1",
+  AWS_ACCESS_KEY_ID: "key",
+  AWS_SECRET_ACCESS_KEY: "secret",
+});
+
 /** @param script  answers every request in turn; a request's body is read first */
 export async function startScriptedS3(script: Script): Promise<ScriptedS3> {
   const requests: ScriptedRequest[] = [];
