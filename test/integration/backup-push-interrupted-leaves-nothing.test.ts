@@ -13,6 +13,7 @@ import {
   recover,
   startArchiving,
   startWalb,
+  stopArchivingDuring,
   temporaryRepository,
 } from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
@@ -123,12 +124,7 @@ describe("in a directory", () => {
     const before = await backupKeysIn(repository);
     await using running = await start();
     const archiveCommand = await server.psql("SHOW archive_command");
-    if (hold) {
-      await running.says('" started at ');
-      running.signal("SIGSTOP");
-      await server.configure({ archive_command: "false" });
-      running.signal("SIGCONT");
-    }
+    if (hold) await stopArchivingDuring(running, server);
     await until(running);
     running.signal("SIGTERM");
     expect(await running.ended()).toEqual({ exitCode: 143, signal: null });
@@ -141,11 +137,8 @@ describe("in a directory", () => {
     const before = await backupKeysIn(repository);
     const listed = await listedBackups(server, repository.env);
     await using running = await start();
-    await running.says('" started at ');
-    running.signal("SIGSTOP");
     const archiveCommand = await server.psql("SHOW archive_command");
-    await server.configure({ archive_command: "false" });
-    running.signal("SIGCONT");
+    await stopArchivingDuring(running, server);
     await server.waitFor(isWaitingForWal, { what: "the label part" });
     expect(await garbage(["--min-age", "0s", "--confirm"])).toContain("remove  base_");
     await server.configure({ archive_command: archiveCommand });

@@ -2,7 +2,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readdir, rename } from "node:fs/promises";
 import { join } from "node:path";
-import { listedBackups, pushBackup, startArchiving, startWalb, temporaryRepository } from "../support/backups.ts";
+import {
+  listedBackups,
+  pushBackup,
+  startArchiving,
+  startWalb,
+  stopArchivingDuring,
+  temporaryRepository,
+} from "../support/backups.ts";
 import type { PostgresServer } from "../support/postgres-server.ts";
 import { untilArchived } from "../support/prefetching.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
@@ -186,10 +193,7 @@ describe("an archive that works", () => {
       ...repository.env,
       WALB_ARCHIVE_TIMEOUT: timeout,
     });
-    await running.says('" started at ');
-    running.signal("SIGSTOP");
-    await server.configure({ archive_command: "false" });
-    running.signal("SIGCONT");
+    await stopArchivingDuring(running, server);
     await server.waitFor(async () => (await labels()) > before, { what: "the label part" });
     await server.query(endSession);
     return running;

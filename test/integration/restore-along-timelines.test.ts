@@ -3,7 +3,13 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { readFile, stat, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { archiveEverything, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
+import {
+  archiveEverything,
+  pushBackup,
+  restoreBesideIt,
+  startArchiving,
+  temporaryRepository,
+} from "../support/backups.ts";
 import { type PostgresServer, startPostgresOn } from "../support/postgres-server.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
 
@@ -41,12 +47,7 @@ afterAll(async () => {
   await repository?.[Symbol.asyncDispose]();
 });
 
-async function restored(name: string, args: readonly string[]): Promise<string> {
-  const directory = join(server.directory, name);
-  const { exitCode, stderr } = await runWalb(["restore", directory, ...args], { as: server, env: repository.env });
-  expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
-  return directory;
-}
+const restored = (name: string, args: readonly string[]) => restoreBesideIt(server, repository.env, name, args);
 
 async function rowsAfterRecovery(directory: string): Promise<string> {
   await using recovered = await startPostgresOn(directory, { settings: { archive_mode: "off" } });

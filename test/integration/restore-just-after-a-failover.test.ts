@@ -5,7 +5,14 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { archiveEverything, fetchBackup, pushBackup, startArchiving, temporaryRepository } from "../support/backups.ts";
+import {
+  archiveEverything,
+  fetchBackup,
+  pushBackup,
+  restoreBesideIt,
+  startArchiving,
+  temporaryRepository,
+} from "../support/backups.ts";
 import { type PostgresServer, type Settings, startPostgresOn } from "../support/postgres-server.ts";
 import { untilArchived, untilPromoted } from "../support/prefetching.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
@@ -43,12 +50,7 @@ afterAll(async () => {
   await repository?.[Symbol.asyncDispose]();
 });
 
-async function restored(name: string, args: readonly string[]): Promise<string> {
-  const directory = join(old.directory, name);
-  const { exitCode, stderr } = await runWalb(["restore", directory, ...args], { as: old, env: repository.env });
-  expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
-  return directory;
-}
+const restored = (name: string, args: readonly string[]) => restoreBesideIt(old, repository.env, name, args);
 
 async function rowsOf(recovered: PostgresServer): Promise<string> {
   await untilPromoted(recovered);
@@ -154,14 +156,8 @@ test("a timeline that was left because it ended there, in the middle of a record
   await untilArchived(crashed, await crashed.psql("SELECT pg_walfile_name(pg_current_wal_lsn() - 1048576)"));
   await crashed.stop("immediate");
 
-  const restoredTo = async (name: string) => {
-    const directory = join(crashed.directory, name);
-    const { exitCode, stderr } = await runWalb(["restore", directory], { as: crashed, env: own.env });
-    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
-    return directory;
-  };
   const archiving = { archive_mode: "on", archive_command: `${await walbBinary()} wal-push %p` };
-  const directory = await restoredTo("first");
+  const directory = await restoreBesideIt(crashed, own.env, "first");
   await using promoted = await startPostgresOn(directory, { env: own.env, settings: archiving });
   await promoted.waitFor(async () => (await own.keys()).includes("wal_005/00000002.history.zst"));
   await promoted.stop("immediate");
@@ -170,7 +166,10 @@ test("a timeline that was left because it ended there, in the middle of a record
   expect(keys).toContain(`wal_005/${begun[0]?.replace("00000002", "00000001")}.zst`);
   expect(keys).not.toContain(`wal_005/${begun[0]}.zst`);
 
-  const again = await startPostgresOn(await restoredTo("again"), { env: own.env, settings: { archive_mode: "off" } });
+  const again = await startPostgresOn(await restoreBesideIt(crashed, own.env, "again"), {
+    env: own.env,
+    settings: { archive_mode: "off" },
+  });
   await using _ = again;
   await untilPromoted(again);
   expect(await again.psql("SELECT timeline_id FROM pg_control_checkpoint()")).toBe("3");

@@ -3,7 +3,7 @@
  * only retention has more.
  */
 import { afterAll, describe, expect, test } from "bun:test";
-import { startWalb } from "../support/backups.ts";
+import { startWalb, stopArchivingDuring } from "../support/backups.ts";
 import { type PostgresServer, startPostgres } from "../support/postgres-server.ts";
 import { directoryRepository, everyS3Repository, type TestRepository } from "../support/repositories.ts";
 import { runWalb, walbBinary } from "../support/walb.ts";
@@ -57,11 +57,7 @@ describe.each(s3.repositories.map(({ name }) => name))("on %s", (name) => {
       ...repository.hostEnv,
       WALB_ARCHIVE_TIMEOUT: "10s",
     });
-    await running.says('" started at ');
-    running.signal("SIGSTOP");
-    // From here on nothing is archived, so the backup cannot be completed.
-    await server.configure({ archive_command: "/bin/false" });
-    running.signal("SIGCONT");
+    await stopArchivingDuring(running, server);
 
     const { exitCode } = await running.ended();
     const { stderr } = running;

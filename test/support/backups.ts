@@ -84,6 +84,27 @@ export async function pushBackupWhile(
   if (left.size > 0) throw new Error(`backup-push ended without reading ${[...left.keys()].join(", ")}`);
 }
 
+/** Once it has started, and before it goes on: what it needs from there on is not archived. */
+export async function stopArchivingDuring(backup: RunningWalb, server: PostgresServer): Promise<void> {
+  await backup.says('" started at ');
+  backup.signal("SIGSTOP");
+  await server.configure({ archive_command: "false" });
+  backup.signal("SIGCONT");
+}
+
+/** Runs restore, to a directory beside the server's own. @returns it */
+export async function restoreBesideIt(
+  server: PostgresServer,
+  env: Environment,
+  name: string,
+  args: readonly string[] = [],
+): Promise<string> {
+  const directory = join(server.directory, name);
+  const { exitCode, stderr } = await runWalb(["restore", directory, ...args], { as: server, env });
+  if (exitCode !== 0) throw new Error(`restore ended with ${exitCode}:\n${stderr}`);
+  return directory;
+}
+
 /** Restores a backup to `directory`. @throws Error  with what wal-b said */
 export async function fetchBackup(
   server: PostgresServer,
